@@ -1,0 +1,175 @@
+"""Registers a deployment of prefect.yaml with the Prefect server.
+
+``python deploy.py master-etl-deployment`` waits for the server, creates the work pool if it is not
+there, and runs ``prefect deploy``. Run again after any change: it updates what it finds.
+
+Exit codes: 0 registered, 1 no env file, 2 gave up.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import yaml
+from dotenv import load_dotenv
+
+# Not resolved: on a host this is below the link to the current release, and is meant to stay so.
+ROOT = Path(__file__).absolute().parent
+
+# What prefect.yaml refers to. Prefect puts nothing in place of a variable that is not set.
+DEFAULTS = {
+    "APP_DIRECTORY": str(ROOT),
+    "PREFECT_WORK_POOL": "biocirv_dev_work_pool",
+    "ETL_SCHEDULE_CRON": "0 2 * * *",
+    "ETL_SCHEDULE_TIMEZONE": "America/Los_Angeles",
+    "ETL_SCHEDULE_ACTIVE": "false",
+}
+
+
+class DeployError(Exception):
+    """The deployment cannot be registered, and trying again would not help."""
+
+
+class ServerNotReadyError(Exception):
+    """The server does not answer yet, or answers that it cannot serve."""
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    arguments = _parse_arguments()
+    if arguments.env_file:
+        if not arguments.env_file.is_file():
+            print(
+                f"There is no env file {arguments.env_file}. Make one: cp {ROOT / '.env.example'} "
+                f"{arguments.env_file}, and edit it; or give --no-env-file if the environment says it all",
+                file=sys.stderr,
+            )
+            return 1
+        load_dotenv(arguments.env_file)
+    try:
+        _complete_environment()
+        _require_declared(arguments.deployment)
+        _deploy(arguments.deployment, attempts=arguments.attempts, delay=arguments.delay)
+    except DeployError as error:
+        print(f"Gave up on {arguments.deployment}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Register a deployment of prefect.yaml with the server that PREFECT_API_URL names.",
+        epilog="Exit codes: 0 registered, 1 no env file, 2 gave up.",
+    )
+    parser.add_argument("deployment", metavar="deployment-name", help="its name in prefect.yaml")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--env-file",
+        type=Path,
+        default=ROOT / ".env",
+        help="variables to add to the environment; what that already sets wins (default: %(default)s)",
+    )
+    source.add_argument(
+        "--no-env-file",
+        dest="env_file",
+        action="store_const",
+        const=None,
+        help="take everything from the environment, as under systemd",
+    )
+    parser.add_argument(
+        "--attempts", type=int, default=30, help="give up after so many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=2, help="seconds between two attempts (default: %(default)s)"
+    )
+    return parser.parse_args()
+
+
+def _complete_environment() -> None:
+    if not os.environ.get("PREFECT_API_URL"):
+        raise DeployError(
+            "PREFECT_API_URL is not set: set it to the server's, such as http://127.0.0.1:4200/api"
+        )
+    for name, default in DEFAULTS.items():
+        os.environ[name] = os.environ.get(name) or default
+    active = os.environ["ETL_SCHEDULE_ACTIVE"]
+    if active.lower() not in ("true", "false"):
+        raise DeployError(f"ETL_SCHEDULE_ACTIVE is {active!r}: set it to true or false")
+
+
+def _require_declared(deployment: str) -> None:
+    # Prefect itself would register the only deployment of a file under whatever name it is given.
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    names = [entry["name"] for entry in declared]
+    if deployment not in names:
+        raise DeployError(f"prefect.yaml declares no such deployment; it declares: {', '.join(names)}")
+
+
+def _deploy(deployment: str, *, attempts: int, delay: float) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", deployment]
+    for attempt in range(1, attempts + 1):
+        try:
+            _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])
+            if subprocess.run(command, cwd=ROOT, check=False).returncode == 0:  # noqa: S603 - no shell, own arguments
+                return
+            # Prefect exits alike whether it was refused or the server went away: ask the server.
+            _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])
+        except ServerNotReadyError as error:
+            left = attempts - attempt
+            retry = f"next attempt in {delay:g} s, {left} left" if left else "no attempt left"
+            print(f"Attempt {attempt} of {attempts}: {error}; {retry}", flush=True)
+            if left:
+                time.sleep(delay)
+        else:
+            raise DeployError("prefect deploy failed, though the server answers; its output is above")
+    raise DeployError(f"the server at {os.environ['PREFECT_API_URL']} was not ready in {attempts} attempts")
+
+
+def _ensure_work_pool(name: str) -> None:
+    # Prefect reads its settings when it is imported: not before the env file is loaded.
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    url = os.environ["PREFECT_API_URL"]
+    try:
+        # Without retries of its own, so that each attempt is seen.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            try:
+                client.read_work_pool(name)
+            except ObjectNotFound:
+                from prefect.workers.process import ProcessWorker  # slow to import, and rarely needed
+
+                template = ProcessWorker.get_default_base_job_template()
+                pool = WorkPoolCreate(name=name, type="process", base_job_template=template)
+                with suppress(ObjectAlreadyExists):  # somebody else was faster
+                    client.create_work_pool(pool)
+                    print(f"Created the work pool {name}", flush=True)
+    except httpx.HTTPStatusError as error:
+        reason = f"{url} answers {error.response.status_code} {error.response.reason_phrase}"
+        if error.response.is_server_error:
+            raise ServerNotReadyError(reason) from error
+        if error.response.status_code == httpx.codes.NOT_FOUND:
+            raise DeployError(f"{reason}; the URL of a Prefect API usually ends in /api") from error
+        raise DeployError(f"{reason}: {error.response.text[:200]}") from error
+    except httpx.UnsupportedProtocol as error:
+        raise DeployError(f"PREFECT_API_URL is {url!r}, which is no http(s) URL") from error
+    except httpx.TransportError as error:
+        reason = f"{url} cannot be reached: {error or type(error).__name__}"
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            raise DeployError(f"{reason}. Set PREFECT_API_SSL_CERT_FILE to the CA that signed it") from error
+        raise ServerNotReadyError(reason) from error
+    except ValueError as error:
+        raise DeployError(
+            f"{url} does not answer as a Prefect API, whose URL usually ends in /api"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

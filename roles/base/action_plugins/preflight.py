@@ -1,0 +1,144 @@
+"""Action that finds everything about a host and its inventory that would stop a converge, and changes nothing."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
+GROUPS = ("database", "prefect_server", "prefect_worker")
+
+# One remote command for what facts do not tell: `df` sees an overlay root, which the mounts fact leaves out.
+PROBE = """
+awk '/^MemTotal/ {print "memory", int($2 / 1024)}' /proc/meminfo
+df -Pm /opt /var | awk 'NR == 2 {print "/opt", $4} NR == 3 {print "/var", $4}'
+/usr/bin/python3 -c 'import apt' 2>/dev/null && echo python3-apt 1 || echo python3-apt 0
+ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 && echo lists 1 || echo lists 0
+"""
+
+
+def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[str]:
+    """Return what is wrong with the groups of an inventory.
+
+    groups: name -> hosts, as Ansible's magic variable; own: names that the operator declared as theirs.
+    """
+    problems = []
+    known = {*GROUPS, *own, "all", "ungrouped"}
+    for name in sorted(set(groups) - known):
+        near = difflib.get_close_matches(name, GROUPS, n=1)
+        hint = f"did you mean {near[0]!r}? If not" if near else "if it is yours"
+        problems.append(
+            f"group {name!r} of the inventory is not one of {', '.join(GROUPS)}: {hint}, "
+            "add it to base_other_groups."
+        )
+    problems += [
+        f"group {name!r} has no host: name at least one in the inventory." for name in GROUPS if not groups.get(name)
+    ]
+    if len(groups.get("database", [])) > 1:
+        problems.append(
+            f"group 'database' has {len(groups['database'])} hosts ({', '.join(groups['database'])}), and there is one "
+            "primary: leave one."
+        )
+    return problems
+
+
+def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Mapping[str, int]) -> list[str]:
+    """Return what is wrong with a host.
+
+    facts: Ansible's, without prefix; probe: what PROBE printed, in MB; limits: least `memory` and `disk`, in MB.
+    """
+    problems = []
+    system = (facts.get("distribution", "unknown"), str(facts.get("distribution_major_version", "")))
+    if system not in SUPPORTED:
+        problems.append(
+            f"{' '.join(system)} is not supported: use Debian 12 or 13, or Ubuntu 24.04 (written for, untested)."
+        )
+    if facts.get("service_mgr") != "systemd":
+        problems.append(f"the host runs {facts.get('service_mgr')!r} as PID 1: the services need systemd.")
+    if probe.get("memory", 0) < limits["memory"]:
+        problems.append(
+            f"{probe.get('memory', 0)} MB of memory are less than {limits['memory']} MB: give the host more, "
+            "or lower base_minimum_memory_mb."
+        )
+    problems += [
+        f"{probe.get(path, 0)} MB free on the file system of {path} are less than {limits['disk']} MB: free some, "
+        "or lower base_minimum_disk_mb."
+        for path in ("/opt", "/var")
+        if probe.get(path, 0) < limits["disk"]
+    ]
+    return problems
+
+
+def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
+    """Return the options of every role's entry points, as "role" or "role (entry point)" -> options."""
+    specs: dict[str, dict[str, Any]] = {}
+    for path in sorted(roles.glob("*/meta/argument_specs.yml")):
+        for entry, spec in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].items():
+            if spec.get("x_internal"):
+                continue
+            role = path.parent.parent.name
+            specs[role if entry == "main" else f"{role} ({entry})"] = spec.get("options", {})
+    return specs
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Takes `roles` (directory whose argument specs are checked) and fails with the list of all problems found."""
+
+    _requires_connection = True
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])
+        problems += self.variable_problems(read_specs(Path(self._task.args["roles"])), variables)
+
+        # Not through a module: the command module does nothing in check mode.
+        shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(PROBE)}")
+        probe = {name: int(value) for name, value in (line.split() for line in shell.get("stdout", "").splitlines())}
+        limits = {
+            "memory": int(self._templar.template(variables["base_minimum_memory_mb"])),
+            "disk": int(self._templar.template(variables["base_minimum_disk_mb"])),
+        }
+        problems += host_problems(variables["ansible_facts"], probe, limits)
+        if self._task.check_mode and not probe.get("python3-apt"):
+            problems.append("check mode needs the package python3-apt on the host: `apt-get install python3-apt`.")
+        if self._task.check_mode and not probe.get("lists"):
+            problems.append("check mode needs the lists of packages on the host: `apt-get update`.")
+
+        result["problems"] = problems
+        if problems:
+            result["failed"] = True
+            result["msg"] = f"{len(problems)} problem(s), nothing was changed:\n" + "\n".join(
+                f"- {problem}" for problem in problems
+            )
+        return result
+
+    def variable_problems(self, specs: Mapping[str, dict[str, Any]], variables: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with the variables of an inventory: missing, of a wrong type, or not templatable."""
+        problems = []
+        undefined = set()
+        for role, options in specs.items():
+            values = {}
+            for name in options:
+                if name not in variables:
+                    continue
+                try:
+                    values[name] = self._templar.template(variables[name])
+                except AnsibleError as error:
+                    undefined.add(name)
+                    # A wired variable repeats the problem of the operator's variable that it is made of.
+                    if not any(other in str(error) for other in specs.get("base (inventory)", {})):
+                        problems.append(f"{name} ({role}): {error}")
+            spec = {name: dict(option) for name, option in options.items() if name not in undefined}
+            errors = ArgumentSpecValidator(spec).validate(values).error_messages
+            problems += [f"{error} (role {role}; `ansible-doc -t role {role.split()[0]}` describes it)" for error in errors]
+        return problems

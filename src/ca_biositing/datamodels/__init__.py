@@ -1,0 +1,1 @@
+"""What biocirv_db holds: its tables, and how to reach them."""

@@ -1,0 +1,1 @@
+"""Lab and field data on its way from spreadsheets into biocirv_db."""

@@ -1,0 +1,1 @@
+"""Extract, transform and load, each callable without Prefect."""

@@ -1,0 +1,224 @@
+"""deploy.py against a real server, and a run of what it registered by a real worker."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
+from sqlalchemy import Engine, text
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+NAME = "master-etl-deployment"
+FULL_NAME = f"Master ETL Flow/{NAME}"
+RUN_SECONDS = 120
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in list(os.environ):
+        if variable.startswith(("ETL_SCHEDULE_", "PREFECT_")) or variable in (
+            "APP_DIRECTORY",
+            "DEPLOYMENT_VERSION",
+        ):
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def deploy(run: Run, prefect: SyncPrefectClient) -> Callable[..., DeploymentResponse]:
+    """Return a function that registers the deployment and returns what the server then has."""
+
+    def deploy_with(**environment: str) -> DeploymentResponse:
+        done = run("deploy.py", NAME, "--no-env-file", **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return prefect.read_deployment_by_name(FULL_NAME)
+
+    return deploy_with
+
+
+def test_the_server_follows_the_variables(
+    deploy: Callable[..., DeploymentResponse], prefect: SyncPrefectClient, root: Path
+) -> None:
+    """With none of them there are defaults; the one schedule is switched on, changed, and off again."""
+    deployment = deploy(DEPLOYMENT_VERSION="4f1d2c")
+
+    assert deployment.version == "4f1d2c"
+    assert deployment.work_pool_name == "biocirv_dev_work_pool"
+    assert prefect.read_work_pool("biocirv_dev_work_pool").type == "process"
+    assert deployment.entrypoint == "run_prefect_flow.py:master_flow"
+    assert set(deployment.tags) == {"etl", "master"}
+    assert deployment.description
+    assert deployment.global_concurrency_limit
+    assert deployment.global_concurrency_limit.limit == 1
+    assert deployment.concurrency_options
+    assert deployment.concurrency_options.collision_strategy == "ENQUEUE"
+    assert working_directory(deployment) == str(root)
+    assert [schedule.active for schedule in deployment.schedules] == [False]
+
+    for active in ("True", "false"):
+        cron, zone, version = f"30 {len(active)} * * 1", "UTC", f"version {active}"
+        deployment = deploy(
+            APP_DIRECTORY="/srv/app",
+            PREFECT_WORK_POOL="other_pool",
+            DEPLOYMENT_VERSION=version,
+            ETL_SCHEDULE_CRON=cron,
+            ETL_SCHEDULE_TIMEZONE=zone,
+            ETL_SCHEDULE_ACTIVE=active,
+        )
+
+        assert (deployment.work_pool_name, deployment.version) == ("other_pool", version)
+        assert working_directory(deployment) == "/srv/app"
+        (schedule,) = deployment.schedules
+        assert isinstance(schedule.schedule, CronSchedule)
+        assert (schedule.schedule.cron, schedule.schedule.timezone) == (cron, zone)
+        assert schedule.active is (active == "True")
+
+
+def working_directory(deployment: DeploymentResponse) -> object:
+    """Return the folder that a worker changes to before it imports the flow."""
+    assert deployment.pull_steps
+    (step,) = deployment.pull_steps
+    return step["prefect.deployments.steps.set_working_directory"]["directory"]
+
+
+def test_the_environment_wins_over_the_env_file(
+    run: Run, prefect: SyncPrefectClient, prefect_server: str, tmp_path: Path, root: Path
+) -> None:
+    """And the file, here made of the example, says the rest."""
+    env_file = tmp_path / "settings"
+    example = (root / ".env.example").read_text(encoding="utf-8")
+    env_file.write_text(example.replace("biocirv_dev_work_pool", "from_file"), encoding="utf-8")
+
+    done = run("deploy.py", NAME, "--env-file", str(env_file), PREFECT_API_URL=prefect_server)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    deployment = prefect.read_deployment_by_name(FULL_NAME)
+    assert deployment.work_pool_name == "from_file"
+    assert [schedule.active for schedule in deployment.schedules] == [False]
+
+
+def test_without_an_env_file(run: Run, tmp_path: Path) -> None:
+    """Exit code 1, and how to make one."""
+    done = run("deploy.py", NAME, "--env-file", str(tmp_path / "none"))
+
+    assert done.returncode == 1
+    assert f"no env file {tmp_path / 'none'}" in done.stderr
+    assert ".env.example" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "says"),
+    [
+        ("mistyped", {}, f"it declares: {NAME}"),
+        (NAME, {"ETL_SCHEDULE_ACTIVE": "perhaps"}, "ETL_SCHEDULE_ACTIVE is 'perhaps'"),
+        (NAME, {"ETL_SCHEDULE_CRON": "every day"}, 'Invalid cron string: "every day"'),
+        (NAME, {"PREFECT_API_URL": ""}, "PREFECT_API_URL is not set"),
+        (NAME, {"PREFECT_API_URL": "nonsense"}, "no http(s) URL"),
+    ],
+)
+def test_gives_up_at_once_where_a_retry_cannot_help(
+    run: Run, prefect: SyncPrefectClient, name: str, environment: dict[str, str], says: str
+) -> None:
+    """Exit code 2, no second attempt, nothing registered."""
+    before = prefect.read_deployments()
+
+    done = run("deploy.py", name, "--no-env-file", **environment)
+
+    assert done.returncode == 2
+    assert says in done.stdout + done.stderr
+    assert "Attempt" not in done.stdout
+    assert prefect.read_deployments() == before
+
+
+class _Unavailable(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def unavailable_server() -> Iterator[str]:
+    """Serve 503 to every request; yield the URL, where nothing listens afterwards."""
+    with HTTPServer(("127.0.0.1", 0), _Unavailable) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/api"
+        finally:
+            server.shutdown()
+
+
+def test_waits_for_a_server_that_is_not_ready(run: Run) -> None:
+    """One line per attempt that counts down, then exit code 2."""
+    arguments = ["deploy.py", NAME, "--no-env-file", "--attempts", "2", "--delay", "0.1"]
+    with unavailable_server() as url:
+        answered = run(*arguments, PREFECT_API_URL=url)
+    refused = run(*arguments, PREFECT_API_URL=url)
+
+    for done, reason in [(answered, "answers 503"), (refused, "Connection refused")]:
+        assert done.returncode == 2
+        first, second = done.stdout.splitlines()
+        for part in ["Attempt 1 of 2", url, reason, "next attempt in 0.1 s, 1 left"]:
+            assert part in first
+        for part in ["Attempt 2 of 2", url, reason, "no attempt left"]:
+            assert part in second
+        assert "was not ready in 2 attempts" in done.stderr
+
+
+@pytest.mark.usefixtures("source")
+def test_a_worker_runs_what_was_registered(
+    deploy: Callable[..., DeploymentResponse],
+    prefect: SyncPrefectClient,
+    migrated_database: Engine,
+    tmp_path: Path,
+) -> None:
+    """From a folder of its own: the run and both sub-flow runs end Completed, and rows are there."""
+    deployment = deploy(PREFECT_WORK_POOL="worker_test")
+    run = prefect.create_flow_run_from_deployment(deployment.id)
+    log = tmp_path / "worker.log"
+
+    with log.open("w") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "worker_test"],
+            cwd=tmp_path,
+            env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            run = _wait_for_end(prefect, run, worker)
+        finally:
+            worker.terminate()
+            worker.wait()
+
+    assert run.state_name == "Completed", f"{run.state}\n{log.read_text()}"
+    children = prefect.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+    )
+    assert [child.state_name for child in children] == ["Completed", "Completed"]
+    with migrated_database.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM primary_product"))
+        assert connection.scalar(text("SELECT count(*) FROM analysis_types"))
+
+
+def _wait_for_end(client: SyncPrefectClient, run: FlowRun, worker: subprocess.Popen[bytes]) -> FlowRun:
+    deadline = time.monotonic() + RUN_SECONDS
+    while worker.poll() is None and time.monotonic() < deadline:
+        run = client.read_flow_run(run.id)
+        if run.state and run.state.is_final():
+            break
+        time.sleep(0.2)
+    return run
