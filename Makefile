@@ -1,0 +1,141 @@
+# The entry points. `make help` lists them; README.md says which two matter.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Which hosts: the default is a container on this machine.
+INVENTORY ?= inventory/local
+PYTHON ?= python3
+VENV := .venv
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+PLAY = $(VENV)/bin/ansible-playbook --inventory $(INVENTORY)
+# Runs a command on the first host of a group, with a terminal where there is one.
+ON = $(VENV)/bin/python scripts/on_host.py --inventory $(INVENTORY)
+# The environment and the account of a service, for a command of one's own.
+AS_WORKER = $(ON) --unit prefect-worker prefect_worker
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# uv trusts the certificate authorities that this machine trusts.
+export UV_SYSTEM_CERTS := true
+
+##@ The platform
+.PHONY: up down start-services teardown-services teardown-services-volumes rebuild-services restart-services restart-prefect-worker
+up: start-services run-etl service-status ## from nothing to loaded data: boot, converge, run the master flow, show it
+
+start-services: $(VENV)/controller ## boot the local container (where the inventory has one) and converge
+	@$(PLAY) target/create.yml
+	@$(PLAY) site.yml
+
+down: $(VENV)/controller ## remove the local container; VOLUMES=1: its data too
+	@$(PLAY) target/destroy.yml $(if $(filter 1,$(VOLUMES)),--extra-vars target_remove_volumes=true)
+
+teardown-services: $(VENV)/controller ## stop: the local container is removed, services on real hosts are stopped; data stays
+ifeq ($(INVENTORY),inventory/local)
+	@$(MAKE) down
+else
+	@$(PLAY) playbooks/stop.yml
+endif
+
+teardown-services-volumes: ## remove the local container and its data
+	@$(MAKE) down VOLUMES=1
+
+rebuild-services: $(VENV)/controller ## build this checkout as a release and let it serve
+	@$(PLAY) playbooks/deploy.yml
+
+restart-services: $(VENV)/controller ## restart Prefect's server and workers
+	@$(PLAY) playbooks/restart.yml
+
+restart-prefect-worker: $(VENV)/controller ## restart the workers only
+	@$(PLAY) playbooks/restart.yml --tags worker
+
+##@ Looking and working
+.PHONY: service-status status service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db check-db-health
+service-status: $(VENV)/controller ## one screen: services, last run, rows
+	@mkdir -p .cache
+	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt >.cache/status.log || { cat .cache/status.log; exit 1; }
+	@cat .cache/status.txt
+
+status: service-status ## the same
+
+service-logs: $(VENV)/controller ## the services' journal; FOLLOW=1 follows it, UNIT=name shows one
+	@$(ON) all journalctl --no-hostname $(if $(FOLLOW),--follow,--no-pager) --lines 200 $(or $(UNIT:%=--unit %),--unit 'prefect-*' --unit 'biocirv-*' --unit 'postgresql@*')
+
+run-etl: $(VENV)/controller ## run the master flow through its deployment and wait for it
+	@$(PLAY) playbooks/run_etl.yml
+
+DEPLOYMENT_NAME ?= master-etl-deployment
+deploy: $(VENV)/controller ## register a deployment of prefect.yaml again: DEPLOYMENT_NAME=name
+	@$(ON) --unit biocirv-deployments prefect_server python deploy.py --no-env-file $(DEPLOYMENT_NAME)
+
+exec-prefect-worker: $(VENV)/controller ## a command (CMD=) as the worker runs flows: its account, environment and directory
+	@$(AS_WORKER) $(or $(CMD),bash)
+
+exec-db: $(VENV)/controller ## a command (CMD=) on the database's host, as postgres
+	@$(ON) database runuser --user postgres -- $(or $(CMD),bash)
+
+access-db: $(VENV)/controller ## psql in the application's database
+	@$(ON) database runuser --user postgres -- psql biocirv_db
+
+access-prefect-db: $(VENV)/controller ## psql in Prefect's database
+	@$(ON) database runuser --user postgres -- psql prefect_db
+
+check-db-health: $(VENV)/controller ## "accepting connections", or not
+	@$(ON) database pg_isready
+
+##@ Development
+.PHONY: test lint test-unit test-integration test-molecule bench-converge lock help
+test: lint test-unit test-integration ## everything that CI runs
+	@$(MAKE) test-molecule DEBIAN=13
+	@$(MAKE) test-molecule DEBIAN=12
+
+lint: $(VENV)/dev ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	ansible-lint --offline
+
+test-unit: $(VENV)/dev ## unit and policy tests; they need no service
+	pytest tests/unit tests/policy
+
+test-integration: $(VENV)/dev ## against a real PostgreSQL, in a container, and a real Prefect server
+	@$(PLAY) target/image.yml
+	pytest tests/integration
+
+DEBIAN ?= 13
+SCENARIO ?= default
+test-molecule: $(VENV)/dev ## a scenario on a container: DEBIAN=12|13, SCENARIO=name
+	DEBIAN=$(DEBIAN) molecule test --scenario-name $(SCENARIO)
+
+bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes
+	$(VENV)/bin/python benchmarks/converge.py
+
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
+lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE=1: to the newest versions
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group builder --output-file requirements/builder.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --output-file requirements/application.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group controller --output-file requirements/controller.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group builder --group controller --group dev \
+		--constraint requirements/application.txt --constraint requirements/controller.txt --output-file requirements/dev.txt
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' Makefile
+
+# The controller's own environment: uv from a hashed lock by pip, everything else from hashed locks by uv.
+$(VENV)/bin/uv: requirements/builder.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: name a newer one, as in \`make up PYTHON=python3.12\`." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes python3-venv; }
+	@echo "Making the environment $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+
+$(VENV)/controller: requirements/controller.txt $(VENV)/bin/uv
+	@echo "Installing Ansible into $(VENV) (half a minute)"
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --requirement $<
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt $(VENV)/controller
+	@echo "Installing what tests need into $(VENV)"
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --requirement $<
+	@touch $@

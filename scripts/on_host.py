@@ -1,0 +1,83 @@
+"""Run a command on the first host of an inventory group, with a terminal where this one is one.
+
+Ansible runs commands, but none that a person talks to; this resolves a host by Ansible's own inventory and
+hands over to `docker exec` or `ssh`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+
+def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
+    """Return name and variables of a group's first host.
+
+    Raises SystemExit with advice where the group has none.
+    """
+    listing = json.loads(
+        subprocess.run(
+            ["ansible-inventory", "--inventory", inventory, "--list"], check=True, capture_output=True, text=True
+        ).stdout
+    )
+    variables = listing["_meta"]["hostvars"]
+    hosts = list(variables) if group == "all" else listing.get(group, {}).get("hosts", [])
+    if not hosts:
+        sys.exit(f"The inventory {inventory} has no host in the group {group!r}: add one, or choose another INVENTORY.")
+    return hosts[0], variables.get(hosts[0], {})
+
+
+def in_unit(unit: str, command: list[str], *, terminal: bool) -> list[str]:
+    """Return the command as a service of its own with the account, environment and release of a unit."""
+    user = {"prefect-worker": "prefect-worker", "prefect-server": "prefect-server"}.get(unit, "biocirv")
+    return [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        "--wait",
+        "--pty" if terminal else "--pipe",
+        f"--uid={user}",
+        f"--property=EnvironmentFile=/etc/biocirv/{unit}.env",
+        "--working-directory=/opt/biocirv/current/app",
+        "--setenv=PATH=/opt/biocirv/current/env/bin:/usr/local/bin:/usr/bin:/bin",
+        # env looks for the program on the service's PATH; systemd-run would look on the host's.
+        "/usr/bin/env",
+        *command,
+    ]
+
+
+def transport(name: str, variables: dict[str, Any], command: list[str], *, terminal: bool) -> list[str]:
+    """Return the local command that runs another one as root on a host."""
+    address = str(variables.get("ansible_host", name))
+    if "docker" in str(variables.get("ansible_connection", "ssh")):
+        return ["docker", "exec", "--interactive", *(["--tty"] if terminal else []), address, *command]
+    login = [f"-l{variables['ansible_user']}"] if "ansible_user" in variables else []
+    port = [f"-p{variables['ansible_port']}"] if "ansible_port" in variables else []
+    options = shlex.split(str(variables.get("ansible_ssh_common_args", "")))
+    return ["ssh", *(["-t"] if terminal else []), *login, *port, *options, address, "--", "sudo", shlex.join(command)]
+
+
+def main() -> None:
+    """Parse the command line and become the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--inventory", required=True, help="Ansible inventory")
+    parser.add_argument("--unit", help="run with this unit's account and environment")
+    parser.add_argument("group", help="group whose first host is meant, or all")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command and its arguments")
+    arguments = parser.parse_args()
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    name, variables = host_of(arguments.inventory, arguments.group)
+    command = arguments.command
+    if arguments.unit:
+        command = in_unit(arguments.unit, command, terminal=terminal)
+    argv = transport(name, variables, command, terminal=terminal)
+    os.execvp(argv[0], argv)  # noqa: S606 - the point is to become that program, without a shell between
+
+
+if __name__ == "__main__":
+    main()
