@@ -21,9 +21,11 @@ from dotenv import load_dotenv
 # Not resolved: on a host this is below the link to the current release, and is meant to stay so.
 ROOT = Path(__file__).absolute().parent
 
-# What prefect.yaml refers to. Prefect puts nothing in place of a variable that is not set.
+# What prefect.yaml refers to. Prefect puts nothing in place of a variable that is not set or empty, and
+# computes a version from the flow's file where there is none.
 DEFAULTS = {
     "APP_DIRECTORY": str(ROOT),
+    "DEPLOYMENT_VERSION": "",
     "PREFECT_WORK_POOL": "biocirv_dev_work_pool",
     "ETL_SCHEDULE_CRON": "0 2 * * *",
     "ETL_SCHEDULE_TIMEZONE": "America/Los_Angeles",
@@ -81,20 +83,14 @@ def _parse_arguments() -> argparse.Namespace:
         const=None,
         help="take everything from the environment, as under systemd",
     )
-    parser.add_argument(
-        "--attempts", type=int, default=30, help="give up after so many (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--delay", type=float, default=2, help="seconds between two attempts (default: %(default)s)"
-    )
+    parser.add_argument("--attempts", type=int, default=30, help="give up after so many (default: %(default)s)")
+    parser.add_argument("--delay", type=float, default=2, help="seconds between two attempts (default: %(default)s)")
     return parser.parse_args()
 
 
 def _complete_environment() -> None:
     if not os.environ.get("PREFECT_API_URL"):
-        raise DeployError(
-            "PREFECT_API_URL is not set: set it to the server's, such as http://127.0.0.1:4200/api"
-        )
+        raise DeployError("PREFECT_API_URL is not set: set it to the server's, such as http://127.0.0.1:4200/api")
     for name, default in DEFAULTS.items():
         os.environ[name] = os.environ.get(name) or default
     active = os.environ["ETL_SCHEDULE_ACTIVE"]
@@ -166,9 +162,7 @@ def _ensure_work_pool(name: str) -> None:
             raise DeployError(f"{reason}. Set PREFECT_API_SSL_CERT_FILE to the CA that signed it") from error
         raise ServerNotReadyError(reason) from error
     except ValueError as error:
-        raise DeployError(
-            f"{url} does not answer as a Prefect API, whose URL usually ends in /api"
-        ) from error
+        raise DeployError(f"{url} does not answer as a Prefect API, whose URL usually ends in /api") from error
 
 
 if __name__ == "__main__":

@@ -32,7 +32,5 @@ def master_flow() -> State[Any]:
             reason = state.result(raise_on_failure=False) or state.message
             failures.append(f"{name}: {reason}")
     if failures:
-        return Failed(
-            message=f"{len(failures)} of {len(AVAILABLE_FLOWS)} flows failed. " + " | ".join(failures)
-        )
+        return Failed(message=f"{len(failures)} of {len(AVAILABLE_FLOWS)} flows failed. " + " | ".join(failures))
     return Completed(message="; ".join(f"{name}: {counts}" for name, counts in done.items()), data=done)

@@ -22,7 +22,10 @@ def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
     """
     listing = json.loads(
         subprocess.run(
-            ["ansible-inventory", "--inventory", inventory, "--list"], check=True, capture_output=True, text=True
+            ["ansible-inventory", "--inventory", inventory, "--list"],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
     )
     variables = listing["_meta"]["hostvars"]
@@ -59,7 +62,17 @@ def transport(name: str, variables: dict[str, Any], command: list[str], *, termi
     login = [f"-l{variables['ansible_user']}"] if "ansible_user" in variables else []
     port = [f"-p{variables['ansible_port']}"] if "ansible_port" in variables else []
     options = shlex.split(str(variables.get("ansible_ssh_common_args", "")))
-    return ["ssh", *(["-t"] if terminal else []), *login, *port, *options, address, "--", "sudo", shlex.join(command)]
+    return [
+        "ssh",
+        *(["-t"] if terminal else []),
+        *login,
+        *port,
+        *options,
+        address,
+        "--",
+        "sudo",
+        shlex.join(command),
+    ]
 
 
 def main() -> None:

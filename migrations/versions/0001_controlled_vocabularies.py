@@ -20,9 +20,7 @@ def upgrade() -> None:
             sa.Column("id", sa.Integer(), sa.Identity(always=True), nullable=False),
             sa.Column("name", sa.Text(), nullable=False),
             sa.Column("name_key", sa.Text(), nullable=False),
-            sa.Column(
-                "created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-            ),
+            sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
             sa.PrimaryKeyConstraint("id", name=op.f(f"pk_{table}")),
             sa.UniqueConstraint("name_key", name=op.f(f"uq_{table}_name_key")),
         )

@@ -1,6 +1,7 @@
 """Real services: a PostgreSQL with an empty database per test, and a Prefect server."""
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
 import httpx
 import pytest
 from alembic.command import upgrade
@@ -20,6 +22,7 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 ROOT = Path(__file__).parents[2]
 SERVER_START_SECONDS = 120
+POSTGRESQL_START_SECONDS = 60
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -31,12 +34,25 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_admin_url() -> str:
-    """Return the URL of a PostgreSQL superuser, from ``TEST_POSTGRESQL_ADMIN_URL``."""
-    url = os.environ.get("TEST_POSTGRESQL_ADMIN_URL")
-    if not url:
-        pytest.fail("Set TEST_POSTGRESQL_ADMIN_URL to a superuser's URL: each test makes a database there")
-    return url
+def postgresql_admin_url() -> Iterator[str]:
+    """Return the URL of a superuser of a PostgreSQL in a container of its own, published on loopback."""
+    client = docker.from_env()
+    container = client.containers.run(
+        "biocirv-postgresql:test", detach=True, remove=True, ports={"5432/tcp": ("127.0.0.1", 0)}
+    )
+    try:
+        password = secrets.token_hex(16)
+        command = ["psql", "--command", f"ALTER ROLE postgres PASSWORD '{password}'"]
+        deadline = time.monotonic() + POSTGRESQL_START_SECONDS
+        while (answer := container.exec_run(command, user="postgres")).exit_code != 0:
+            if time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL did not start: {answer.output.decode()}{container.logs().decode()}")
+            time.sleep(0.2)
+        container.reload()
+        port = container.ports["5432/tcp"][0]["HostPort"]
+        yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+    finally:
+        container.stop()
 
 
 @pytest.fixture
@@ -119,6 +135,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 **inherited,
                 "PREFECT_HOME": str(home),
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
                 "PREFECT_UI_ENABLED": "false",
                 "DO_NOT_TRACK": "1",
             },
@@ -146,9 +163,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> N
 
 
 @pytest.fixture
-def prefect(
-    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SyncPrefectClient]:
+def prefect(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
     """Return a client of the server, which flows in this process and its children use too."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))

@@ -12,7 +12,11 @@ from threading import Thread
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterParentFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
@@ -23,6 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 NAME = "master-etl-deployment"
 FULL_NAME = f"Master ETL Flow/{NAME}"
 RUN_SECONDS = 120
+SCHEDULER_SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +88,20 @@ def test_the_server_follows_the_variables(
         assert isinstance(schedule.schedule, CronSchedule)
         assert (schedule.schedule.cron, schedule.schedule.timezone) == (cron, zone)
         assert schedule.active is (active == "True")
+        wait_for_scheduled_runs(prefect, deployment, present=schedule.active)
+
+
+def wait_for_scheduled_runs(client: SyncPrefectClient, deployment: DeploymentResponse, *, present: bool) -> None:
+    """Wait until the server has made runs for the schedule, or taken them back."""
+    deadline = time.monotonic() + SCHEDULER_SECONDS
+    while time.monotonic() < deadline:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+        )
+        if any(run.auto_scheduled for run in runs) is present:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"the server's scheduler has {'no' if present else 'still'} runs for the schedule")
 
 
 def working_directory(deployment: DeploymentResponse) -> object:

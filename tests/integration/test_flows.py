@@ -64,9 +64,7 @@ def state_of(run: FlowRun) -> tuple[str | None, str]:
     return run.state_name, run.state.message or ""
 
 
-def test_the_sample_data_is_loaded_once(
-    prefect: SyncPrefectClient, migrated_database: Engine, source: Path
-) -> None:
+def test_the_sample_data_is_loaded_once(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
     """Each distinct name is a row; a second run finds all of them there."""
     for run in ("first", "second"):
         master, children = run_master(prefect)
@@ -98,9 +96,7 @@ def test_the_sample_data_is_as_untidy_as_a_lab_s(source: Path) -> None:
 
 
 @pytest.mark.usefixtures("prefect")
-def test_a_new_name_is_added_and_a_known_one_keeps_its_spelling(
-    migrated_database: Engine, source: Path
-) -> None:
+def test_a_new_name_is_added_and_a_known_one_keeps_its_spelling(migrated_database: Engine, source: Path) -> None:
     """Only the new row is inserted."""
     counts = AVAILABLE_FLOWS["primary_product"]()
     before = table_names(migrated_database, "primary_product")
@@ -129,9 +125,7 @@ def _remove_sheet(sheet: Path) -> None:
 
 def _rename_column(sheet: Path) -> None:
     path = sheet / "01-BasicSampleInfo.csv"
-    path.write_text(
-        path.read_text(encoding="utf-8").replace("Primary_crop", "Primary crop"), encoding="utf-8"
-    )
+    path.write_text(path.read_text(encoding="utf-8").replace("Primary_crop", "Primary crop"), encoding="utf-8")
 
 
 def test_one_failing_flow_does_not_stop_the_other(
@@ -158,9 +152,7 @@ def test_one_failing_flow_does_not_stop_the_other(
     assert "analysis_type:" not in message
 
 
-def test_every_failing_flow_is_named(
-    prefect: SyncPrefectClient, migrated_database: Engine, source: Path
-) -> None:
+def test_every_failing_flow_is_named(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
     """A missing sheet is missed by both."""
     _remove_sheet(source / SHEET)
 

@@ -69,7 +69,8 @@ def waiting_connections(connection: Connection) -> int:
     # Not from pg_stat_activity, of which a transaction sees one and the same snapshot.
     waiting = "SELECT count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid "
     where = "WHERE datname = current_database() AND NOT granted"
-    return connection.execute(text(waiting + where)).scalar_one()
+    count: int = connection.execute(text(waiting + where)).scalar_one()
+    return count
 
 
 def test_an_unusable_setting_fails_with_its_name(run: Run) -> None:

@@ -46,18 +46,14 @@ def read_crops(folder: Path) -> list[str]:
         "empty-cells-beyond-header",
     ],
 )
-def test_a_column_has_one_text_per_row(
-    tmp_path: Path, write_worksheet: WriteWorksheet, content: bytes
-) -> None:
+def test_a_column_has_one_text_per_row(tmp_path: Path, write_worksheet: WriteWorksheet, content: bytes) -> None:
     """However the file was exported."""
     write_worksheet(content)
 
     assert read_crops(tmp_path) == ["Ma\u00eds", ""]
 
 
-def test_rows_are_numbered_as_a_spreadsheet_shows_them(
-    tmp_path: Path, write_worksheet: WriteWorksheet
-) -> None:
+def test_rows_are_numbered_as_a_spreadsheet_shows_them(tmp_path: Path, write_worksheet: WriteWorksheet) -> None:
     """A cell with line breaks is still one row, and so is a line without anything."""
     write_worksheet(b'Name,Crop\n"a\nb",Rice\n\nc,Corn\n')
 
@@ -145,9 +141,7 @@ def test_a_folder_in_place_of_a_worksheet_cannot_be_read(tmp_path: Path) -> None
     """Whatever the operating system says becomes the same kind of error."""
     (tmp_path / "Lab" / "Samples.csv").mkdir(parents=True)
 
-    with pytest.raises(
-        ExtractError, match=r"Worksheet 'Samples' of sheet 'Lab' cannot be read: .*Is a directory"
-    ):
+    with pytest.raises(ExtractError, match=r"Worksheet 'Samples' of sheet 'Lab' cannot be read: .*Is a directory"):
         read_crops(tmp_path)
 
 

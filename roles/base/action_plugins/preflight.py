@@ -36,8 +36,7 @@ def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[
         near = difflib.get_close_matches(name, GROUPS, n=1)
         hint = f"did you mean {near[0]!r}? If not" if near else "if it is yours"
         problems.append(
-            f"group {name!r} of the inventory is not one of {', '.join(GROUPS)}: {hint}, "
-            "add it to base_other_groups."
+            f"group {name!r} of the inventory is not one of {', '.join(GROUPS)}: {hint}, add it to base_other_groups."
         )
     problems += [
         f"group {name!r} has no host: name at least one in the inventory." for name in GROUPS if not groups.get(name)
@@ -89,13 +88,14 @@ def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
     return specs
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
     """Takes `roles` (directory whose argument specs are checked) and fails with the list of all problems found."""
 
     _requires_connection = True
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run as an Ansible action; `problems` in the result has what `msg` says, as a list."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])
@@ -140,5 +140,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         problems.append(f"{name} ({role}): {error}")
             spec = {name: dict(option) for name, option in options.items() if name not in undefined}
             errors = ArgumentSpecValidator(spec).validate(values).error_messages
-            problems += [f"{error} (role {role}; `ansible-doc -t role {role.split()[0]}` describes it)" for error in errors]
+            problems += [
+                f"{error} (role {role}; `ansible-doc -t role {role.split()[0]}` describes it)" for error in errors
+            ]
         return problems

@@ -10,7 +10,8 @@ from alembic.script import ScriptDirectory
 
 application = ScriptDirectory.from_config(Config("alembic.ini"))
 
-# Prefect does not publish which revision its schema has; where its layout changes, there is none and its upgrade always runs.
+# Prefect does not publish which revision its schema has. Where its layout changes, none is found, and the upgrade
+# runs at every converge.
 prefect_scripts = Path(prefect.__file__).parent / "server/database/_migrations"
 prefect_config = Config()
 prefect_config.set_main_option("script_location", str(prefect_scripts))

@@ -72,9 +72,7 @@ def main() -> None:
     source = Path(module.params["source"])
     missing = [name for name in module.params["paths"] if not (source / name).exists()]
     if missing:
-        module.fail_json(
-            msg=f"{source} has no {', '.join(missing)}: correct release_source or release_source_paths."
-        )
+        module.fail_json(msg=f"{source} has no {', '.join(missing)}: correct release_source or release_source_paths.")
     contents = pack(source, source_files(source, module.params["paths"]))
     digest = hashlib.sha256(contents).hexdigest()
     archive = Path(module.params["dest"]) / f"{digest}.tar.gz"

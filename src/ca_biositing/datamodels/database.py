@@ -25,11 +25,7 @@ def database_url(environment: Mapping[str, str] = os.environ) -> URL:
         SettingsError: a variable is missing, or holds no PostgreSQL URL or port.
 
     """
-    url = (
-        _given_url(environment["DATABASE_URL"])
-        if environment.get("DATABASE_URL")
-        else _composed_url(environment)
-    )
+    url = _given_url(environment["DATABASE_URL"]) if environment.get("DATABASE_URL") else _composed_url(environment)
     if "connect_timeout" not in url.query and "PGCONNECT_TIMEOUT" not in environment:
         url = url.update_query_dict({"connect_timeout": _CONNECT_TIMEOUT_SECONDS})
     # Bare "postgresql://" names another driver from one SQLAlchemy release to the next.
@@ -56,18 +52,14 @@ def _given_url(value: str) -> URL:
             "with special characters in the password percent-encoded"
         ) from None
     if url.get_backend_name() != "postgresql":
-        raise SettingsError(
-            f"DATABASE_URL names a {url.get_backend_name()} database; only postgresql:// will do"
-        )
+        raise SettingsError(f"DATABASE_URL names a {url.get_backend_name()} database; only postgresql:// will do")
     return url
 
 
 def _composed_url(environment: Mapping[str, str]) -> URL:
     required = ("POSTGRES_HOST", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB")
     if missing := [name for name in required if not environment.get(name)]:
-        raise SettingsError(
-            f"Not set: {', '.join(missing)}. Set DATABASE_URL, or all of {', '.join(required)}"
-        )
+        raise SettingsError(f"Not set: {', '.join(missing)}. Set DATABASE_URL, or all of {', '.join(required)}")
     port = environment.get("POSTGRES_PORT") or "5432"
     if not port.isdecimal():
         raise SettingsError(f"POSTGRES_PORT is {port!r}, which is not a port number")

@@ -105,9 +105,7 @@ def source_from_environment(environment: Mapping[str, str] = os.environ) -> Sour
     """
     directory = environment.get("ETL_SOURCE_DIRECTORY")
     if not directory:
-        raise ExtractError(
-            "ETL_SOURCE_DIRECTORY is not set: set it to the folder that holds <sheet>/<worksheet>.csv"
-        )
+        raise ExtractError("ETL_SOURCE_DIRECTORY is not set: set it to the folder that holds <sheet>/<worksheet>.csv")
     return CsvFolder(Path(directory))
 
 

@@ -25,8 +25,7 @@ def extract_column(source: Source, sheet: str, worksheet: str, column: str) -> S
         )
     if header.count(column) > 1:
         raise ExtractError(
-            f"Column '{column}' is there {header.count(column)} times {where}. "
-            "Keep one, rename or delete the others"
+            f"Column '{column}' is there {header.count(column)} times {where}. Keep one, rename or delete the others"
         )
     index = header.index(column)
     return [row.cells[index] if index < len(row.cells) else "" for row in table.rows]

@@ -1,0 +1,13 @@
+# The distribution's PostgreSQL without systemd, for tests that want a server and throw it away.
+ARG BASE
+FROM ${BASE}
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql \
+    && apt-get clean
+# Nothing here outlives a test, so nothing waits for a disk.
+RUN cd /etc/postgresql/*/main \
+    && printf "listen_addresses = '*'\nfsync = off\nfull_page_writes = off\n" > conf.d/test.conf \
+    && echo 'host all all all scram-sha-256' >> pg_hba.conf
+USER postgres
+STOPSIGNAL SIGINT
+CMD ["/bin/sh", "-c", "exec pg_ctlcluster --foreground $(pg_lsclusters --no-header | cut -d ' ' -f 1-2)"]

@@ -1,0 +1,92 @@
+"""The playbooks: check mode tells the truth, and bad input is told whole before anything is changed."""
+
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
+
+RECAP = re.compile(r"ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)")
+
+
+def recap(output: str) -> tuple[int, int, int]:
+    """Return changed, unreachable and failed tasks of all hosts together."""
+    rows = [tuple(map(int, row)) for row in RECAP.findall(output)]
+    assert rows, output
+    changed, unreachable, failed = (sum(column) for column in zip(*rows, strict=True))
+    return changed, unreachable, failed
+
+
+def test_check_mode_on_a_live_host_reports_no_change(inventory: "Inventory") -> None:
+    done = inventory.playbook("site.yml", "--check", "--diff")
+    assert recap(done.stdout) == (0, 0, 0), done.stdout
+
+
+@pytest.mark.parametrize("table", ["/etc", "/opt/biocirv"])
+def test_bad_input_is_one_report_and_changes_nothing(
+    inventory: "Inventory", server: Host, tmp_path: Path, table: str
+) -> None:
+    unknown = tmp_path / "more.yml"
+    unknown.write_text("prefect_workers: {hosts: {}}\n", encoding="utf-8")
+    marker = f"/root/marker-{uuid.uuid4().hex}"
+    server.check_output("touch %s", marker)
+    refused = inventory.playbook(
+        "site.yml",
+        "--inventory",
+        str(unknown),
+        "--extra-vars",
+        '{"base_minimum_memory_mb": 99999999, "base_minimum_disk_mb": 99999999, "postgresql_version": 14,'
+        ' "prefect_server_port": "http", "prefect_worker_limit": [8], "database_port": "{{ nowhere }}"}',
+    )
+    assert refused.returncode != 0
+    report = re.search(r"msg: \|-\n(.*?)\n\s+problems:", refused.stdout, re.DOTALL)
+    assert report, refused.stdout
+    text = " ".join(report[1].split())
+    for words in (
+        "nothing was changed",
+        "did you mean 'prefect_worker'",
+        "MB of memory",
+        "file system of /opt",
+        "file system of /var",
+        "database_port",
+        "prefect_server_port",
+        "prefect_worker_limit",
+        "postgresql_version",
+    ):
+        assert words in text, f"{words!r} is not in: {text}"
+    assert recap(refused.stdout)[0] == 0
+    assert server.check_output("find %s -newer %s -type f", table, marker) == ""
+    server.check_output("rm %s", marker)
+
+
+def test_a_missing_variable_is_named(inventory: "Inventory") -> None:
+    refused = inventory.playbook("playbooks/preflight.yml", "--extra-vars", '{"prefect_work_pool": null}')
+    assert refused.returncode != 0
+    assert "prefect_work_pool" in refused.stdout
+
+
+def test_an_unsupported_system_is_refused(inventory: "Inventory", server: Host) -> None:
+    """A host that says it is something else: facts read /etc/os-release."""
+    server.check_output("cp --no-dereference /etc/os-release /root/os-release")
+    server.check_output(
+        "rm /etc/os-release && mv /etc/debian_version /root/"
+        " && printf 'ID=fedora\\nNAME=Fedora\\nVERSION_ID=40\\n' > /etc/os-release"
+    )
+    try:
+        refused = inventory.playbook("playbooks/preflight.yml")
+    finally:
+        server.check_output("mv /root/os-release /etc/os-release && mv /root/debian_version /etc/")
+    assert refused.returncode != 0
+    assert "is not supported" in refused.stdout, refused.stdout
+
+
+def test_an_unreachable_host_gets_advice(inventory: "Inventory") -> None:
+    refused = inventory.playbook("site.yml", "--extra-vars", "ansible_host=not-there")
+    assert refused.returncode != 0
+    assert "UNREACHABLE" not in refused.stdout
+    assert "make up" in refused.stdout

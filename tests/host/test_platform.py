@@ -1,0 +1,96 @@
+"""The platform does what people came for: a master run loads the sheets; a broken sheet stops nothing else."""
+
+import csv
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
+
+SHEET = Path(__file__).parents[2] / "data/sample/Aim 1-Feedstock Collection and Processing Data-BioCirV"
+COLUMNS = {
+    "primary_product": ("01-BasicSampleInfo", "Primary_crop"),
+    "analysis_types": ("03.0-Experiments", "Analysis_type"),
+}
+
+
+def distinct(worksheet: str, column: str) -> int:
+    """Return how many names a worksheet's column holds, where case, spacing and composition do not count."""
+    with (SHEET / f"{worksheet}.csv").open(encoding="utf-8-sig", newline="") as sheet:
+        cells = [unicodedata.normalize("NFC", row[column] or "") for row in csv.DictReader(sheet)]
+    return len({" ".join(cell.split()).casefold() for cell in cells} - {""})
+
+
+def count(database: Host, table: str) -> int:
+    """Return the number of rows of a table."""
+    rows: str = database.check_output("runuser --user postgres -- psql -Atc %s biocirv_db", f"TABLE {table}")
+    return len(rows.splitlines())
+
+
+def api(server: Host, url: str, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
+    """Ask Prefect's API, from its own host."""
+    data = f"--header 'Content-Type: application/json' --data '{json.dumps(body)}'" if body is not None else ""
+    return json.loads(server.check_output(f"curl --silent --show-error --fail {data} '{url}{path}'"))
+
+
+@pytest.fixture(scope="module")
+def url(inventory: "Inventory") -> str:
+    """Return the API's URL."""
+    return str(inventory.value("prefect_api_url"))
+
+
+def test_server_is_healthy(server: Host, url: str) -> None:
+    for path in ("/health", "/ready"):
+        assert (
+            server.check_output(f"curl --silent --output /dev/null --write-out '%{{http_code}}' {url}{path}") == "200"
+        )
+
+
+def test_deployment_waits_its_turn_and_has_no_active_schedule(server: Host, url: str) -> None:
+    deployment = api(server, url, "/deployments/name/Master%20ETL%20Flow/master-etl-deployment")
+    assert deployment["work_pool_name"] == "biocirv_dev_work_pool"
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    assert [schedule["active"] for schedule in deployment["schedules"]] in ([], [False])
+
+
+def test_master_run_loads_what_the_sheets_hold(inventory: "Inventory", database: Host) -> None:
+    for _ in range(2):
+        done = inventory.playbook("playbooks/run_etl.yml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(re.findall(r"(?m)^\s+(Master ETL Flow|primary_product|analysis_type) +Completed", done.stdout)) == 3
+    for table, (worksheet, column) in COLUMNS.items():
+        assert count(database, table) == distinct(worksheet, column) > 0
+
+
+@pytest.mark.disruptive
+def test_a_missing_worksheet_fails_its_flow_alone(inventory: "Inventory", worker: Host, database: Host) -> None:
+    """The worker is given a copy of the sample data in which one worksheet is missing, and its own back."""
+    worksheet = "01-BasicSampleInfo"
+    broken = "/var/lib/prefect-worker/broken"
+    worker.check_output(
+        f"rm -rf {broken} && cp -r /opt/biocirv/current/app/data/sample {broken} && rm {broken}/*/{worksheet}.csv"
+        f" && chown -R prefect-worker: {broken}"
+    )
+    environment = "/etc/biocirv/prefect-worker.env"
+    database.check_output("runuser --user postgres -- psql -c 'TRUNCATE analysis_types CASCADE' biocirv_db")
+    worker.check_output(f"cp -p {environment} /root/prefect-worker.env")
+    worker.check_output(f"sed -i 's#^ETL_SOURCE_DIRECTORY=.*#ETL_SOURCE_DIRECTORY={broken}#' {environment}")
+    try:
+        worker.check_output("systemctl restart prefect-worker")
+        failed = inventory.playbook("playbooks/run_etl.yml")
+    finally:
+        worker.check_output(
+            f"mv /root/prefect-worker.env {environment} && rm -r {broken} && systemctl restart prefect-worker"
+        )
+    assert failed.returncode != 0
+    assert re.search(r"Master ETL Flow +Failed", failed.stdout), failed.stdout
+    assert re.search(rf"primary_product +Failed .*{worksheet}", failed.stdout), failed.stdout
+    assert re.search(r"analysis_type +Completed", failed.stdout), failed.stdout
+    assert count(database, "analysis_types") == distinct(*COLUMNS["analysis_types"])

@@ -1,0 +1,74 @@
+"""Services: they run, say so truthfully, and keep their secrets."""
+
+import pytest
+from testinfra.host import Host
+
+UNITS = ("prefect-server", "prefect-worker")
+
+
+def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
+    """Return properties of a unit, as systemd shows them."""
+    shown = host.check_output("systemctl show --property=%s %s", ",".join(names), unit)
+    return dict(line.split("=", 1) for line in shown.splitlines())
+
+
+def test_systemd_has_no_failed_unit(server: Host) -> None:
+    assert server.run("systemctl is-system-running").stdout.strip() == "running", server.check_output(
+        "systemctl --failed"
+    )
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit_runs_and_starts_at_boot(request: pytest.FixtureRequest, unit: str) -> None:
+    host: Host = request.getfixturevalue(unit.removeprefix("prefect-"))
+    shown = properties(host, unit, "ActiveState", "SubState", "UnitFileState", "User", "NRestarts")
+    assert shown == {
+        "ActiveState": "active",
+        "SubState": "running",
+        "UnitFileState": "enabled",
+        "User": unit,
+        "NRestarts": shown["NRestarts"],
+    }, host.check_output("journalctl --unit %s --lines 30 --no-pager", unit)
+
+
+def test_target_holds_all_services_and_starts_at_boot(server: Host) -> None:
+    assert server.check_output("systemctl is-enabled biocirv.target") == "enabled"
+    wanted = properties(server, "biocirv.target", "Wants")["Wants"].split()
+    assert {"prefect-server.service", "prefect-worker.service"} <= set(wanted)
+
+
+def test_postgresql_runs(database: Host) -> None:
+    units = database.check_output("systemctl list-units --state=active --plain --no-legend 'postgresql@*'").split()
+    assert units, "no cluster's unit is active"
+    assert properties(database, units[0], "Restart")["Restart"] == "on-failure"
+    assert "accepting connections" in database.check_output("pg_isready")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_process_runs_from_the_current_release(request: pytest.FixtureRequest, unit: str) -> None:
+    host: Host = request.getfixturevalue(unit.removeprefix("prefect-"))
+    pid = properties(host, unit, "MainPID")["MainPID"]
+    current = host.check_output("readlink --canonicalize /opt/biocirv/current")
+    assert current.startswith("/opt/biocirv/releases/")
+    assert current in host.check_output("tr '\\0' ' ' < /proc/%s/cmdline", pid)
+
+
+@pytest.mark.parametrize("unit", [*UNITS, "biocirv-migrations", "biocirv-deployments", "prefect-server-schema"])
+def test_environment_is_roots_alone_and_not_in_the_unit(server: Host, unit: str) -> None:
+    environment = server.file(f"/etc/biocirv/{unit}.env")
+    assert (environment.user, environment.group, environment.mode) == ("root", "root", 0o600)
+    assert "PASSWORD" not in server.check_output("systemctl cat %s", unit)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit_is_sandboxed(request: pytest.FixtureRequest, unit: str) -> None:
+    host: Host = request.getfixturevalue(unit.removeprefix("prefect-"))
+    verdict = host.check_output("systemd-analyze security --no-pager %s", unit).splitlines()[-1]
+    exposure = float(verdict.split(":")[1].split()[0])
+    assert exposure <= 2.5, verdict
+
+
+def test_release_is_read_only_for_services(worker: Host) -> None:
+    denied = worker.run("runuser --user prefect-worker -- touch /opt/biocirv/current/app/written")
+    assert denied.rc != 0
+    assert not worker.file("/opt/biocirv/current/app/written").exists
