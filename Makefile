@@ -138,4 +138,5 @@ $(VENV)/controller: requirements/controller.txt $(VENV)/bin/uv
 $(VENV)/dev: requirements/dev.txt $(VENV)/controller
 	@echo "Installing what tests need into $(VENV)"
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --requirement $<
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --offline --no-deps --editable .
 	@touch $@

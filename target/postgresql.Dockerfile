@@ -10,4 +10,4 @@ RUN cd /etc/postgresql/*/main \
     && echo 'host all all all scram-sha-256' >> pg_hba.conf
 USER postgres
 STOPSIGNAL SIGINT
-CMD ["/bin/sh", "-c", "exec pg_ctlcluster --foreground $(pg_lsclusters --no-header | cut -d ' ' -f 1-2)"]
+CMD ["/bin/sh", "-c", "exec pg_ctlcluster --foreground $(pg_lsclusters --no-header | awk '{print $1, $2}') start"]

@@ -46,11 +46,11 @@ def postgresql_admin_url() -> Iterator[str]:
         deadline = time.monotonic() + POSTGRESQL_START_SECONDS
         while (answer := container.exec_run(command, user="postgres")).exit_code != 0:
             if time.monotonic() > deadline:
-                pytest.fail(f"PostgreSQL did not start: {answer.output.decode()}{container.logs().decode()}")
+                pytest.fail(f"PostgreSQL did not start: {answer.output!r} {container.logs()!r}")
             time.sleep(0.2)
         container.reload()
-        port = container.ports["5432/tcp"][0]["HostPort"]
-        yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+        ports = container.ports["5432/tcp"] or pytest.fail("Docker published no port of PostgreSQL")
+        yield f"postgresql://postgres:{password}@127.0.0.1:{ports[0]['HostPort']}/postgres"
     finally:
         container.stop()
 
