@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
 GROUPS = ("database", "prefect_server", "prefect_worker")
+
+# What the roles ask of a host's facts; more would take longer.
+FACTS = ["!all", "!min", "distribution", "hardware", "platform", "python", "service_mgr"]
 
 # One remote command for what facts do not tell: `df` sees an overlay root, which the mounts fact leaves out.
 PROBE = """
@@ -89,7 +92,10 @@ def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
-    """Takes `roles` (directory whose argument specs are checked) and fails with the list of all problems found."""
+    """Fails with the list of all problems found; sets the host's facts.
+
+    Takes `roles`, the directory whose argument specs are checked, and `unreachable_advice`.
+    """
 
     _requires_connection = True
     _supports_check_mode = True
@@ -98,17 +104,31 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         """Run as an Ansible action; `problems` in the result has what `msg` says, as a list."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
+        try:
+            # Not through a module: the command module does nothing in check mode.
+            shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(PROBE)}")
+        except AnsibleConnectionFailure as error:
+            shell = {"rc": 255, "stderr": str(error)}
+        # The Docker connection reports a container that is not there as a command that failed.
+        if shell["rc"] != 0:
+            advice = self._task.args["unreachable_advice"]
+            return {**result, "failed": True, "msg": f"The host cannot be reached: {advice}", "stderr": shell["stderr"]}
+        probe = {name: int(value) for name, value in (line.split() for line in shell["stdout_lines"])}
+
+        facts = self._execute_module(
+            module_name="ansible.legacy.setup", module_args={"gather_subset": FACTS}, task_vars=variables
+        )["ansible_facts"]
+        result["ansible_facts"] = facts
+
         problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])
         problems += self.variable_problems(read_specs(Path(self._task.args["roles"])), variables)
-
-        # Not through a module: the command module does nothing in check mode.
-        shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(PROBE)}")
-        probe = {name: int(value) for name, value in (line.split() for line in shell.get("stdout", "").splitlines())}
         limits = {
             "memory": int(self._templar.template(variables["base_minimum_memory_mb"])),
             "disk": int(self._templar.template(variables["base_minimum_disk_mb"])),
         }
-        problems += host_problems(variables["ansible_facts"], probe, limits)
+        problems += host_problems(
+            {name.removeprefix("ansible_"): value for name, value in facts.items()}, probe, limits
+        )
         if self._task.check_mode and not probe.get("python3-apt"):
             problems.append("check mode needs the package python3-apt on the host: `apt-get install python3-apt`.")
         if self._task.check_mode and not probe.get("lists"):
