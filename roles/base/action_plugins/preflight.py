@@ -16,6 +16,9 @@ from ansible.plugins.action import ActionBase
 SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
 GROUPS = ("database", "prefect_server", "prefect_worker")
 
+# Roles that other roles include, with arguments of theirs: no inventory sets their variables.
+INTERNAL = ("managed_files", "systemd_unit")
+
 # What the roles ask of a host's facts; more would take longer.
 FACTS = ["!all", "!min", "distribution", "hardware", "platform", "python", "service_mgr"]
 
@@ -83,10 +86,10 @@ def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
     """Return the options of every role's entry points, as "role" or "role (entry point)" -> options."""
     specs: dict[str, dict[str, Any]] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
+        role = path.parent.parent.name
+        if role in INTERNAL:
+            continue
         for entry, spec in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].items():
-            if spec.get("x_internal"):
-                continue
-            role = path.parent.parent.name
             specs[role if entry == "main" else f"{role} ({entry})"] = spec.get("options", {})
     return specs
 

@@ -1,0 +1,80 @@
+"""After uninstall.yml nothing of ours is left but what docs/operate.md lists; data goes only when asked."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+ROOT = Path(__file__).parents[3]
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+ACCOUNTS = ("prefect-server", "prefect-worker", "biocirv")
+# All places where the platform puts something, PostgreSQL's own apart.
+PLACES = (
+    "/etc/biocirv",
+    "/opt/biocirv",
+    "/etc/systemd/system/biocirv*",
+    "/etc/systemd/system/prefect*",
+    "/etc/systemd/system/*/biocirv*",
+    "/etc/systemd/system/*/prefect*",
+    "/etc/apt/apt.conf.d/*biocirv*",
+    "/etc/postgresql-common/createcluster.d/biocirv.conf",
+    "/usr/local/share/ca-certificates/biocirv*",
+    "/etc/ssl/certs/biocirv*",
+    "/run/prefect*",
+    "/run/biocirv*",
+)
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    """Return the host that was uninstalled."""
+    listing = subprocess.run(
+        ["ansible-inventory", "--inventory", INVENTORY, "--list"], check=True, capture_output=True, text=True
+    ).stdout
+    name = json.loads(listing)["database"]["hosts"][0]
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=INVENTORY)
+
+
+def left(host: Host) -> str:
+    """Return what is there in the platform's places."""
+    found: str = host.run(f"ls -d {' '.join(PLACES)}").stdout
+    return found
+
+
+def test_nothing_is_left_but_what_is_listed(host: Host) -> None:
+    assert left(host) == ""
+    assert "prefect" not in host.check_output("ps -e -o args")
+    units = host.check_output("systemctl list-unit-files --no-legend")
+    assert "biocirv" not in units
+    assert "prefect" not in units
+    listed = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
+    assert all(f"`{account}`" in listed for account in ACCOUNTS)
+
+
+def test_data_goes_only_when_asked(host: Host) -> None:
+    rows = "runuser --user postgres -- psql -Atc 'SELECT count(*) FROM primary_product' biocirv_db"
+    assert int(host.check_output(rows)) > 0
+    assert all(host.user(account).exists for account in ACCOUNTS)
+
+    subprocess.run(
+        [
+            "ansible-playbook",
+            "--inventory",
+            INVENTORY,
+            "playbooks/uninstall.yml",
+            "--extra-vars",
+            "uninstall_data=true",
+        ],
+        check=True,
+        cwd=ROOT,
+    )
+
+    assert host.check_output("pg_lsclusters --no-header") == ""
+    assert host.run("ls /var/lib/postgresql/*/main").rc != 0
+    assert not any(host.user(account).exists for account in ACCOUNTS)
+    assert not any(host.file(f"/var/lib/{account}").exists for account in ACCOUNTS)
+    assert left(host) == ""
