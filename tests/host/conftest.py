@@ -1,7 +1,7 @@
 """Every host of an inventory, as testinfra sees it: by default the local container, in molecule its instances.
 
-`pytest tests/host --inventory inventory/mine` looks at real hosts; tests marked `disruptive` stop services and are
-left out there by `-m 'not disruptive'`.
+`pytest tests/host --ansible-inventory inventory/mine` looks at real hosts; tests marked `disruptive` stop services,
+and are left out there by `-m 'not disruptive'`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Inventory:
     def __init__(self, path: str) -> None:
         self.path = path
         listing = self._run("ansible-inventory", "--list")
-        self._groups: dict[str, dict[str, list[str]]] = json.loads(listing)
+        self._groups: dict[str, dict[str, Any]] = json.loads(listing)
 
     def _run(self, *command: str) -> str:
         return subprocess.run(
@@ -34,17 +34,26 @@ class Inventory:
             capture_output=True,
             text=True,
             cwd=ROOT,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         ).stdout
+
+    def name(self, group: str) -> str:
+        """Return the name of a group's first host."""
+        return str(self._groups[group]["hosts"][0])
+
+    def is_container(self, group: str) -> bool:
+        """Say whether a group's first host is a container on this machine."""
+        variables = self._groups["_meta"]["hostvars"].get(self.name(group), {})
+        return "docker" in str(variables.get("ansible_connection"))
 
     def host(self, group: str) -> Host:
         """Return the first host of a group, as root."""
-        name = self._groups[group]["hosts"][0]
+        name = self.name(group)
         return testinfra.get_host(f"ansible://{name}", ansible_inventory=self.path, sudo=False)
 
     def value(self, name: str) -> Any:  # noqa: ANN401 - a variable is what the inventory makes it
         """Return a variable of the first database host, templated."""
-        host = self._groups["database"]["hosts"][0]
-        output = self._run("ansible", host, "--one-line", "-m", "ansible.builtin.debug", "-a", f"var={name}")
+        output = self._run("ansible", self.name("database"), "-m", "ansible.builtin.debug", "-a", f"var={name}")
         return json.loads(output.split("=>", 1)[1])[name]
 
     def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,17 +68,15 @@ class Inventory:
         )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that names the inventory."""
-    parser.addoption("--inventory", default=os.environ.get("MOLECULE_INVENTORY_FILE", str(ROOT / "inventory/local")))
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the marker of tests that are not for production."""
+    config.addinivalue_line("markers", "disruptive: stops services or breaks something for a while")
 
 
 @pytest.fixture(scope="session")
 def inventory(request: pytest.FixtureRequest) -> Inventory:
-    """Return the inventory under test."""
-    path = Path(request.config.getoption("--inventory"))
-    # Molecule names the file; the directory has the group variables beside it.
-    return Inventory(str(path.parent if path.name == "ansible_inventory.yml" else path.resolve()))
+    """Return the inventory under test: testinfra's option, or the local one."""
+    return Inventory(request.config.getoption("--ansible-inventory") or str(ROOT / "inventory/local"))
 
 
 @pytest.fixture(scope="session")

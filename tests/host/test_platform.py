@@ -23,7 +23,9 @@ COLUMNS = {
 def distinct(worksheet: str, column: str) -> int:
     """Return how many names a worksheet's column holds, where case, spacing and composition do not count."""
     with (SHEET / f"{worksheet}.csv").open(encoding="utf-8-sig", newline="") as sheet:
-        cells = [unicodedata.normalize("NFC", row[column] or "") for row in csv.DictReader(sheet)]
+        header, *rows = csv.reader(sheet)
+    position = [name.strip() for name in header].index(column)
+    cells = [unicodedata.normalize("NFC", row[position]) for row in rows if len(row) > position]
     return len({" ".join(cell.split()).casefold() for cell in cells} - {""})
 
 

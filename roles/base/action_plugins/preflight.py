@@ -148,20 +148,24 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
     def variable_problems(self, specs: Mapping[str, dict[str, Any]], variables: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with the variables of an inventory: missing, of a wrong type, or not templatable."""
         problems = []
-        undefined = set()
+        untemplatable: set[str] = set()
+        told: set[str] = set()
         for role, options in specs.items():
             values = {}
             for name in options:
-                if name not in variables:
-                    continue
                 try:
-                    values[name] = self._templar.template(variables[name])
+                    value = self._templar.template(variables.get(name))
                 except AnsibleError as error:
-                    undefined.add(name)
+                    untemplatable.add(name)
                     # A wired variable repeats the problem of the operator's variable that it is made of.
-                    if not any(other in str(error) for other in specs.get("base (inventory)", {})):
-                        problems.append(f"{name} ({role}): {error}")
-            spec = {name: dict(option) for name, option in options.items() if name not in undefined}
+                    if str(error) not in told and not any(own in str(error) for own in specs["base (inventory)"]):
+                        problems.append(f"{name} (role {role}): {error}")
+                    told.add(str(error))
+                else:
+                    # A variable without a value is one that is not set.
+                    if value is not None:
+                        values[name] = value
+            spec = {name: dict(option) for name, option in options.items() if name not in untemplatable}
             errors = ArgumentSpecValidator(spec).validate(values).error_messages
             problems += [
                 f"{error} (role {role}; `ansible-doc -t role {role.split()[0]}` describes it)" for error in errors
