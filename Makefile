@@ -106,7 +106,7 @@ test-integration: $(VENV)/dev ## against a real PostgreSQL, in a container, and 
 DEBIAN ?= 13
 SCENARIO ?= default
 test-molecule: $(VENV)/dev ## a scenario on a container: DEBIAN=12|13, SCENARIO=name
-	DEBIAN=$(DEBIAN) molecule test --scenario-name $(SCENARIO)
+	DEBIAN=$(DEBIAN) MOLECULE_COMMAND_BORDERS=false molecule test --scenario-name $(SCENARIO)
 
 bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes
 	$(VENV)/bin/python benchmarks/converge.py

@@ -17,6 +17,8 @@ import testinfra
 from testinfra.host import Host
 
 ROOT = Path(__file__).parents[2]
+# The project's configuration, and output without colours, which molecule asks for.
+ENVIRONMENT = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
 
 
 class Inventory:
@@ -34,7 +36,7 @@ class Inventory:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+            env={**ENVIRONMENT, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         ).stdout
 
     def name(self, group: str) -> str:
@@ -64,7 +66,7 @@ class Inventory:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            env=ENVIRONMENT,
         )
 
 

@@ -44,7 +44,7 @@ def test_bad_input_is_one_report_and_changes_nothing(
         ' "prefect_server_port": "http", "prefect_worker_limit": [8], "database_port": "{{ nowhere }}"}',
     )
     assert refused.returncode != 0
-    report = re.search(r"msg: \|-\n(.*?)\n\s+problems:", refused.stdout, re.DOTALL)
+    report = re.search(r"msg: \|-\n(.*?)\n\n", refused.stdout, re.DOTALL)
     assert report, refused.stdout
     text = " ".join(report[1].split())
     for words in (
@@ -90,3 +90,20 @@ def test_an_unreachable_host_gets_advice(inventory: "Inventory") -> None:
     assert refused.returncode != 0
     assert "UNREACHABLE" not in refused.stdout
     assert "make up" in refused.stdout
+
+
+def test_a_proxy_reaches_apt_and_the_services(inventory: "Inventory") -> None:
+    """Shown in check mode: the host under test has no proxy to go through."""
+    done = inventory.playbook(
+        "site.yml",
+        "--check",
+        "--diff",
+        "--extra-vars",
+        '{"https_proxy": "http://proxy.test:3128", "no_proxy": "lan.test"}',
+    )
+    assert done.returncode == 0, done.stdout
+    assert '+Acquire::https::Proxy "http://proxy.test:3128";' in done.stdout
+    assert '+Acquire::http::Proxy::lan.test "DIRECT";' in done.stdout
+    # Their environment files changed too; what is in them is nobody's to see.
+    assert "proxy.test" not in re.sub(r"(?m)^\+Acquire.*$", "", done.stdout)
+    assert recap(done.stdout)[0] >= 4

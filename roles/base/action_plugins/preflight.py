@@ -104,7 +104,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run as an Ansible action; `problems` in the result has what `msg` says, as a list."""
+        """Run as an Ansible action."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         try:
@@ -137,7 +137,6 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         if self._task.check_mode and not probe.get("lists"):
             problems.append("check mode needs the lists of packages on the host: `apt-get update`.")
 
-        result["problems"] = problems
         if problems:
             result["failed"] = True
             result["msg"] = f"{len(problems)} problem(s), nothing was changed:\n" + "\n".join(
