@@ -67,7 +67,8 @@ def main() -> None:
     """Run the three measurements on fresh containers."""
     name = "biocirv-bench"
     with tempfile.TemporaryDirectory() as directory:
-        inventory = Path(directory)
+        inventory = Path(directory) / "inventory"
+        inventory.mkdir()
         (inventory / "hosts.yml").write_text(HOSTS.format(name=name, debian=os.environ.get("DEBIAN", "13")), "utf-8")
         shutil.copytree(ROOT / "inventory/local/group_vars", inventory / "group_vars")
 
@@ -77,7 +78,7 @@ def main() -> None:
         try:
             play("target/destroy.yml")
             play("target/create.yml")
-            source = inventory / "source"
+            source = Path(directory) / "source"
             source.mkdir()
             run("cp", "-r", *SOURCE, str(source))
             run("docker", "cp", str(source), f"{name}:/root/source")
