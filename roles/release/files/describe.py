@@ -20,6 +20,7 @@ prefect_config.set_main_option("version_locations", str(prefect_scripts / "versi
 print(
     json.dumps(
         {
+            "id": Path.cwd().parent.name,
             "application_schema": sorted(application.get_heads()),
             "prefect_schema": sorted(ScriptDirectory.from_config(prefect_config).get_heads()),
             "prefect_version": importlib.metadata.version("prefect"),
