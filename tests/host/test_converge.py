@@ -70,6 +70,7 @@ def test_a_missing_variable_is_named(inventory: "Inventory") -> None:
     assert "prefect_work_pool" in refused.stdout
 
 
+@pytest.mark.disruptive
 def test_an_unsupported_system_is_refused(inventory: "Inventory", server: Host) -> None:
     """A host that says it is something else: facts read /etc/os-release."""
     server.check_output("cp --no-dereference /etc/os-release /root/os-release")
