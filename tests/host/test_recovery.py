@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,14 +17,19 @@ RECOVERY_SECONDS = 120
 UNITS = ("prefect-server", "prefect-worker")
 
 
-def wait_until_well(host: Host, url: str) -> None:
-    """Wait until units are active and the API reaches its database; show the journal where they do not."""
-    well = f"systemctl is-active {' '.join(UNITS)} && curl --silent --fail --output /dev/null {url}/ready"
+def wait_until(ready: Callable[[], bool], host: Host) -> None:
+    """Wait until something is true of a host; show the host's journal where it does not become so."""
     deadline = time.monotonic() + RECOVERY_SECONDS
-    while host.run(well).rc != 0:
+    while not ready():
         if time.monotonic() > deadline:
             pytest.fail(host.run("journalctl --lines 60 --no-pager").stdout)
-        time.sleep(1)
+        time.sleep(0.5)
+
+
+def wait_until_well(host: Host, url: str) -> None:
+    """Wait until units are active and the API reaches its database."""
+    well = f"systemctl is-active {' '.join(UNITS)} && curl --silent --fail --output /dev/null {url}/ready"
+    wait_until(lambda: host.run(well).rc == 0, host)
 
 
 @pytest.fixture
@@ -51,23 +57,16 @@ def test_a_restart_of_postgresql_leaves_everything_healthy(
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_killed_process_is_started_again(server: Host, url: str, unit: str) -> None:
-    before = server.check_output("systemctl show --property=MainPID --value %s", unit)
+    pid = f"systemctl show --property=MainPID --value {unit}"
+    before = server.check_output(pid)
     server.check_output("kill -9 %s", before)
-    deadline = time.monotonic() + RECOVERY_SECONDS
-    while server.check_output("systemctl show --property=MainPID --value %s", unit) in (before, "0"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: server.check_output(pid) not in (before, "0"), server)
     wait_until_well(server, url)
 
 
 def test_a_killed_postmaster_is_started_again(database: Host, server: Host, url: str) -> None:
     database.check_output("kill -9 $(head -1 /var/lib/postgresql/*/main/postmaster.pid)")
-    deadline = time.monotonic() + RECOVERY_SECONDS
-    while database.run("pg_isready").rc != 0:
-        assert time.monotonic() < deadline, database.check_output(
-            "journalctl --unit 'postgresql@*' --lines 30 --no-pager"
-        )
-        time.sleep(0.2)
+    wait_until(lambda: database.run("pg_isready").rc == 0, database)
     wait_until_well(server, url)
 
 
@@ -75,10 +74,8 @@ def test_services_wait_for_what_they_need(database: Host, server: Host, url: str
     """Without its database the server is not active, however long; with it, it is."""
     database.check_output("systemctl stop postgresql@*")
     server.check_output("systemctl restart --no-block prefect-server")
-    deadline = time.monotonic() + RECOVERY_SECONDS
-    while "no response" not in server.check_output("journalctl --unit prefect-server --lines 3 --output cat"):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    journal = "journalctl --unit prefect-server --lines 3 --output cat"
+    wait_until(lambda: "no response" in server.check_output(journal), server)
     assert server.run("systemctl is-active prefect-server").stdout.strip() == "activating"
     database.check_output("systemctl start postgresql")
     wait_until_well(server, url)
