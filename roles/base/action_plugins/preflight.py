@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
@@ -110,7 +110,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         try:
             # Not through a module: the command module does nothing in check mode.
             shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(PROBE)}")
-        except AnsibleConnectionFailure as error:
+        except AnsibleError as error:
+            # A connection refused, or no program to make one with.
             shell = {"rc": 255, "stderr": str(error)}
         # The Docker connection reports a container that is not there as a command that failed.
         if shell["rc"] != 0:
