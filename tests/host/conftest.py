@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,15 @@ class Inventory:
         output = self._run("ansible", self.name("database"), "-m", "ansible.builtin.debug", "-a", f"var={name}")
         return json.loads(output.split("=>", 1)[1])[name]
 
-    def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def playbook(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run ansible-playbook on the inventory; its output is for the caller to judge."""
         return subprocess.run(
-            ["ansible-playbook", "--inventory", self.path, *arguments],
+            [str(shutil.which("ansible-playbook")), "--inventory", self.path, *arguments],
             check=False,
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **environment},
         )
 
 

@@ -1,6 +1,7 @@
 """The playbooks: check mode tells the truth, and bad input is told whole before anything is changed."""
 
 import re
+import shutil
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,3 +109,13 @@ def test_a_proxy_reaches_apt_and_the_services(inventory: "Inventory") -> None:
     # Their environment files changed too; what is in them is nobody's to see.
     assert "proxy.test" not in re.sub(r"(?m)^\+Acquire.*$", "", done.stdout)
     assert recap(done.stdout)[0] >= 4
+
+
+def test_a_machine_without_docker_gets_advice(inventory: "Inventory", tmp_path: Path) -> None:
+    if not inventory.is_container("database"):
+        pytest.skip("not a container")
+    for program in ("env", "sh"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    refused = inventory.playbook("site.yml", PATH=str(tmp_path))
+    assert refused.returncode != 0
+    assert "make up" in refused.stdout
