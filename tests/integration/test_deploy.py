@@ -220,7 +220,8 @@ def test_a_worker_runs_what_was_registered(
         try:
             run = _wait_for_end(prefect, run, worker)
         finally:
-            worker.terminate()
+            # Not SIGTERM, see the server's fixture.
+            worker.kill()
             worker.wait()
 
     assert run.state_name == "Completed", f"{run.state}\n{log.read_text()}"
