@@ -146,7 +146,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _wait_until_ready(server, url, log)
         yield url
     finally:
-        # Prefect answers SIGTERM by sending itself SIGINT, which it inherits as ignored where the tests run in the background.
+        # Prefect answers SIGTERM by sending itself SIGINT, which it inherits as ignored where tests run in the
+        # background.
         server.kill()
         server.wait()
 
