@@ -98,3 +98,11 @@ def server(inventory: Inventory) -> Host:
 def worker(inventory: Inventory) -> Host:
     """Return the first worker's host."""
     return inventory.host("prefect_worker")
+
+
+@pytest.fixture
+def container(inventory: Inventory) -> str:
+    """Return the name of the container that the host is; what needs one is left out on real hosts."""
+    if not inventory.is_container("database"):
+        pytest.skip("not a container")
+    return inventory.name("database")

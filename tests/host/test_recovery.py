@@ -32,14 +32,6 @@ def wait_until_well(host: Host, url: str) -> None:
     wait_until(lambda: host.run(well).rc == 0, host)
 
 
-@pytest.fixture
-def container(inventory: "Inventory") -> str:
-    """Return the name of the container that the host is; real hosts are rebooted in the operator's window."""
-    if not inventory.is_container("database"):
-        pytest.skip("not a container")
-    return inventory.name("database")
-
-
 @pytest.fixture(scope="module")
 def url(inventory: "Inventory") -> str:
     """Return the API's URL."""
