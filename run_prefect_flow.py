@@ -2,16 +2,23 @@
 
 from typing import Any
 
-from prefect import Flow, State, flow
+from prefect import Flow, State, flow, tags
 from prefect.states import Completed, Failed
 
-from ca_biositing.pipeline.etl.load import LoadCounts
+from ca_biositing.pipeline.etl.run import Accounting
 from ca_biositing.pipeline.flows.analysis_type import analysis_type_flow
+from ca_biositing.pipeline.flows.experiment import experiment_flow
+from ca_biositing.pipeline.flows.field_sample import field_sample_flow
+from ca_biositing.pipeline.flows.observation import observation_flow
 from ca_biositing.pipeline.flows.primary_product import primary_product_flow
 
-AVAILABLE_FLOWS: dict[str, Flow[[], LoadCounts]] = {
+# In the order of their dependencies: what a flow refers to is loaded by one before it.
+AVAILABLE_FLOWS: dict[str, Flow[[], State[Accounting]]] = {
     "primary_product": primary_product_flow,
     "analysis_type": analysis_type_flow,
+    "field_sample": field_sample_flow,
+    "experiment": experiment_flow,
+    "observation": observation_flow,
 }
 
 
@@ -20,17 +27,17 @@ def master_flow() -> State[Any]:
     """Run all of ``AVAILABLE_FLOWS``, in order, each whatever became of those before it.
 
     Ends Failed if any of them did, with a message that names each and why, otherwise Completed
-    with each one's counts.
+    with each one's accounting.
     """
-    done: dict[str, LoadCounts] = {}
+    done: dict[str, Accounting] = {}
     failures: list[str] = []
     for name, sub_flow in AVAILABLE_FLOWS.items():
-        state = sub_flow(return_state=True)
+        with tags("etl", name):
+            state: State[Any] = sub_flow(return_state=True)
         if state.is_completed():
             done[name] = state.result()
         else:
-            reason = state.result(raise_on_failure=False) or state.message
-            failures.append(f"{name}: {reason}")
+            failures.append(f"{name}: {state.message}")
     if failures:
         return Failed(message=f"{len(failures)} of {len(AVAILABLE_FLOWS)} flows failed. " + " | ".join(failures))
-    return Completed(message="; ".join(f"{name}: {counts}" for name, counts in done.items()), data=done)
+    return Completed(message="; ".join(f"{name}: {accounting}" for name, accounting in done.items()), data=done)

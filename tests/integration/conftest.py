@@ -1,7 +1,6 @@
 """Real services: a PostgreSQL with an empty database per test, and a Prefect server."""
 
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -11,18 +10,18 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import docker
 import httpx
 import pytest
 from alembic.command import upgrade
 from alembic.config import Config
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+
+from tests.integration.postgresql import throw_away_postgresql
 
 ROOT = Path(__file__).parents[2]
 SERVER_START_SECONDS = 120
-POSTGRESQL_START_SECONDS = 60
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,23 +35,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def postgresql_admin_url() -> Iterator[str]:
     """Return the URL of a superuser of a PostgreSQL in a container of its own, published on loopback."""
-    client = docker.from_env()
-    container = client.containers.run(
-        "biocirv-postgresql:test", detach=True, remove=True, ports={"5432/tcp": ("127.0.0.1", 0)}
-    )
-    try:
-        password = secrets.token_hex(16)
-        command = ["psql", "--command", f"ALTER ROLE postgres PASSWORD '{password}'"]
-        deadline = time.monotonic() + POSTGRESQL_START_SECONDS
-        while (answer := container.exec_run(command, user="postgres")).exit_code != 0:
-            if time.monotonic() > deadline:
-                pytest.fail(f"PostgreSQL did not start: {answer.output!r} {container.logs()!r}")
-            time.sleep(0.2)
-        container.reload()
-        ports = container.ports["5432/tcp"] or pytest.fail("Docker published no port of PostgreSQL")
-        yield f"postgresql://postgres:{password}@127.0.0.1:{ports[0]['HostPort']}/postgres"
-    finally:
-        container.stop()
+    with throw_away_postgresql() as url:
+        yield url
 
 
 @pytest.fixture
@@ -169,5 +153,7 @@ def prefect(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Return a client of the server, which flows in this process and its children use too."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    with temporary_settings({PREFECT_API_URL: prefect_server}), get_client(sync_client=True) as client:
+    # At its end a flow run waits up to a second for the thread that sends heartbeats.
+    changes = {PREFECT_API_URL: prefect_server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(changes), get_client(sync_client=True) as client:
         yield client

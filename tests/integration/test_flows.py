@@ -2,49 +2,52 @@
 
 import csv
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prefect import State
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterTaskRunId,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun
 from sqlalchemy import Engine, text
 
-from ca_biositing.datamodels.models import PrimaryProduct
-from ca_biositing.pipeline.etl.load import load_names
-from ca_biositing.pipeline.etl.transform import distinct_names
+from ca_biositing.pipeline.flows import load as flows_load
+from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError
 from run_prefect_flow import AVAILABLE_FLOWS, master_flow
 
 SHEET = "Aim 1-Feedstock Collection and Processing Data-BioCirV"
-WORKSHEETS = {
-    "primary_product": ("01-BasicSampleInfo", 2, "primary_product"),
-    "analysis_type": ("03.0-Experiments", 1, "analysis_types"),
+SAMPLES, EXPERIMENTS = "01-BasicSampleInfo", "03.0-Experiments"
+MEASUREMENTS = ("03.1-Proximate", "03.2-Ultimate")
+# The table, what the sheets hold (rows, records), and the rows that are rejected, as somebody counted by eye.
+EXPECTED = {
+    "primary_product": ("primary_product", 60, 11, {(SAMPLES, 20), (SAMPLES, 32), (SAMPLES, 43)}),
+    "analysis_type": ("analysis_types", 24, 8, {(EXPERIMENTS, 12), (EXPERIMENTS, 23)}),
+    "field_sample": ("field_sample", 60, 59, {(SAMPLES, 46)}),
+    "experiment": ("experiment", 24, 24, set()),
 }
 
 
-def worksheet_cells(source: Path, flow: str) -> list[str]:
-    """Return the cells of the column that the flow reads, trimmed and composed."""
-    worksheet, index, _ = WORKSHEETS[flow]
+def cells(source: Path, worksheet: str, column: str) -> list[str]:
+    """Return a column's cells, trimmed and composed, by the header as it is read by people."""
     with (source / SHEET / f"{worksheet}.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.reader(file))[1:]
+        header, *rows = csv.reader(file)
+    index = [name.strip() for name in header].index(column)
     return [unicodedata.normalize("NFC", " ".join(row[index].split())) for row in rows]
 
 
-def table_names(engine: Engine, flow: str) -> list[str]:
-    """Return the names in the table that the flow loads."""
+def query(engine: Engine, statement: str, **parameters: object) -> list[tuple[object, ...]]:
+    """Return the rows of a query."""
     with engine.connect() as connection:
-        return list(connection.scalars(text(f"SELECT name FROM {WORKSHEETS[flow][2]}")))  # noqa: S608 - a constant
-
-
-def first_spellings(cells: Iterable[str]) -> set[str]:
-    """Return one spelling per name, the first."""
-    spellings: dict[str, str] = {}
-    for cell in cells:
-        if cell:
-            spellings.setdefault(cell.lower(), cell)
-    return set(spellings.values())
+        return [tuple(row) for row in connection.execute(text(statement), parameters)]
 
 
 def run_master(client: SyncPrefectClient) -> tuple[FlowRun, dict[str, FlowRun]]:
@@ -64,97 +67,238 @@ def state_of(run: FlowRun) -> tuple[str | None, str]:
     return run.state_name, run.state.message or ""
 
 
+def artifacts(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, Artifact]:
+    """Return the artifacts of a flow run's tasks by their keys."""
+    runs = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))
+    tasks = [run.id for run in client.read_task_runs(task_run_filter=runs)]
+    found = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]), task_run_id=ArtifactFilterTaskRunId(any_=tasks)
+        )
+    )
+    return {artifact.key: artifact for artifact in found if artifact.key}
+
+
 def test_the_sample_data_is_loaded_once(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
-    """Each distinct name is a row; a second run finds all of them there."""
+    """Every row is in its table or among the rejected; a second run finds all of it there."""
+    measurements = sum(len(cells(source, worksheet, "Value")) for worksheet in MEASUREMENTS)
     for run in ("first", "second"):
         master, children = run_master(prefect)
 
         assert master.state_name == "Completed"
-        assert set(children) == set(AVAILABLE_FLOWS) == set(WORKSHEETS)
-        for flow, child in children.items():
-            assert child.state_name == "Completed"
-            cells = worksheet_cells(source, flow)
-            names = first_spellings(cells)
-            assert sorted(table_names(migrated_database, flow)) == sorted(names)
-            inserted, unchanged = (len(names), 0) if run == "first" else (0, len(names))
-            empty = cells.count("")
-            assert (
-                f"{flow}: read {len(cells)} = inserted {inserted} + unchanged {unchanged} "
-                f"+ duplicates {len(cells) - empty - len(names)} + empty {empty}"
-            ) in state_of(master)[1]
+        assert set(children) == set(AVAILABLE_FLOWS) == {*EXPECTED, "observation"}
+        for flow, (table, read, records, rejected) in EXPECTED.items():
+            inserted = records if run == "first" else 0
+            unchanged = read - len(rejected) - inserted
+            message = (
+                f"read {read} = inserted {inserted} + updated 0 + unchanged {unchanged} + rejected {len(rejected)}"
+            )
+            assert state_of(children[flow]) == ("Completed", message)
+            assert f"{flow}: {message}" in state_of(master)[1]
+            assert query(migrated_database, f"SELECT count(*) FROM {table}") == [(records,)]  # noqa: S608 - a constant
+            listed = query(
+                migrated_database,
+                "SELECT worksheet, row_number FROM rejected_row JOIN etl_run ON etl_run.id = etl_run_id"
+                " WHERE flow_run_id = :run",
+                run=children[flow].id,
+            )
+            assert set(listed) == rejected
+        inserted, unchanged = (measurements - 8, 1) if run == "first" else (0, measurements - 7)
+        message = f"read {measurements} = inserted {inserted} + updated 0 + unchanged {unchanged} + rejected 7"
+        assert state_of(children["observation"]) == ("Completed", message)
+
+
+def test_every_measurement_arrives_as_it_was_typed(
+    prefect: SyncPrefectClient, migrated_database: Engine, source: Path
+) -> None:
+    """With its sample, its experiment and its unit; zeros and negative values among them."""
+    run_master(prefect)
+
+    typed = []
+    for worksheet in MEASUREMENTS:
+        columns = ("Sample_name", "Exper_id", "Parameter", "Unit", "Value", "Replicate")
+        typed += list(zip(*(cells(source, worksheet, column) for column in columns), strict=True))
+    expected = {
+        (
+            sample.lower(),
+            experiment.lower(),
+            parameter.lower(),
+            unit,
+            float(value.replace("\u2212", "-")),
+            int(replicate) if replicate else None,
+        )
+        for sample, experiment, parameter, unit, value, replicate in typed
+        # 5.80 and 61.20 contradict each other; the others are no numbers.
+        if value not in ("", "<0.1", "n.d.", "11,8", "#DIV/0!")
+        and (sample, parameter, replicate) != ("BIO-GP-001", "Hydrogen", "2")
+    }
+    arrived = query(
+        migrated_database,
+        "SELECT field_sample.name_key, experiment.name_key, parameter_key, coalesce(unit, ''), value::float8, replicate"
+        " FROM observation JOIN field_sample ON field_sample.id = field_sample_id"
+        " JOIN experiment ON experiment.id = experiment_id",
+    )
+    assert set(arrived) == expected
+    assert len(arrived) == len(expected)
+    assert {0.0} < {row[4] for row in expected if isinstance(row[4], float) and row[4] <= 0}
+    assert "" in {row[3] for row in expected}
+
+
+def test_empty_cells_are_null_and_no_other(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
+    """A look-up or a date is null exactly where its cell is empty."""
+    run_master(prefect)
+
+    columns = {"Primary_crop": "primary_product_id", "County": "county", "Collection_date": "collection_date"}
+    rejected = cells(source, SAMPLES, "Sample_amount_kg").index("12,5")
+    for header, column in columns.items():
+        typed = cells(source, SAMPLES, header)
+        typed.pop(rejected)
+        nulls = f"SELECT count(*) FROM field_sample WHERE {column} IS NULL"  # noqa: S608 - a constant
+        assert query(migrated_database, nulls) == [(typed.count(""),)]
+        assert typed.count("") > 0
 
 
 def test_the_sample_data_is_as_untidy_as_a_lab_s(source: Path) -> None:
-    """Otherwise the test above says little."""
-    for flow, (worksheet, _, _) in WORKSHEETS.items():
-        cells = worksheet_cells(source, flow)
-        assert "" in cells
-        assert len({cell for cell in cells if cell}) > len(first_spellings(cells))
+    """Otherwise the tests above say little."""
+    for worksheet, column in ((SAMPLES, "Primary_crop"), (EXPERIMENTS, "Analysis_type")):
+        names = [name for name in cells(source, worksheet, column) if name]
+        assert len(set(names)) > len({name.casefold() for name in names})
         assert "\u00a0" in (source / SHEET / f"{worksheet}.csv").read_text(encoding="utf-8")
-    crops = (source / SHEET / "01-BasicSampleInfo.csv").read_text(encoding="utf-8")
-    assert "n\u0303" in crops
+    assert "n\u0303" in (source / SHEET / f"{SAMPLES}.csv").read_text(encoding="utf-8")
 
 
-@pytest.mark.usefixtures("prefect")
-def test_a_new_name_is_added_and_a_known_one_keeps_its_spelling(migrated_database: Engine, source: Path) -> None:
-    """Only the new row is inserted."""
-    counts = AVAILABLE_FLOWS["primary_product"]()
-    before = table_names(migrated_database, "primary_product")
-    (source / SHEET / "01-BasicSampleInfo.csv").write_text("Primary_crop\nALMOND\nMedlar\n", encoding="utf-8")
+def test_prefect_shows_the_accounting(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
+    """Tags, a table with the counts, and the rejected rows with what to do about them, whatever they hold."""
+    bad = ["S|1", "<script>alert(1)</script>", "", "", "", "", "`x`", ""]
+    path = source / SHEET / f"{SAMPLES}.csv"
+    with path.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerow(bad)
 
-    again = AVAILABLE_FLOWS["primary_product"]()
+    _, children = run_master(prefect)
 
-    assert (again.read, again.inserted, again.unchanged, again.duplicates, again.empty) == (2, 1, 1, 0, 0)
-    assert sorted(table_names(migrated_database, "primary_product")) == sorted([*before, "Medlar"])
-    assert counts.read == counts.inserted + counts.unchanged + counts.duplicates + counts.empty
+    run = children["field_sample"]
+    assert set(run.tags) == {"etl", "field_sample"}
+    shown = artifacts(prefect, run.id)
+    counts = {"table": "field_sample", "read": 61, "inserted": 59, "updated": 0, "unchanged": 0, "rejected": 2}
+    assert str(counts).replace("'", '"') in str(shown["accounting-field-sample"].data)
+    page = str(shown["rejected-rows-field-sample"].data)
+    assert "2 of 61 rows were not loaded. Correct them in the worksheet, and run the flow again" in page
+    assert "| 01&#45;BasicSampleInfo | 62 | Provider" not in page
+    assert "| 62 | Provider&#95;code |  | Provider&#95;code is empty; Sample&#95;amount&#95;kg is not a number" in page
+    assert "<script>" not in page
+    assert "12,5" in page
+    (run_id,) = query(migrated_database, "SELECT id FROM etl_run WHERE flow_run_id = :run", run=run.id)
+    assert f"WHERE etl_run_id = {run_id[0]} " in page
+    assert artifacts(prefect, children["experiment"].id)["rejected-rows-experiment"].data == "No row was rejected."
 
 
-def test_a_name_survives_the_way_into_the_table(migrated_database: Engine) -> None:
-    """Whatever the staging format uses for itself."""
-    names = ['Corn, "sweet"', "\\N", "\\.", "a;b|c'd", "NULL"]
+@pytest.mark.usefixtures("migrated_database", "source")
+def test_a_long_load_shows_its_progress(prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact that ends at 100 percent."""
+    monkeypatch.setattr(flows_load, "_PROGRESS_AFTER_SECONDS", 0)
+    monkeypatch.setattr(flows_load, "_PROGRESS_EVERY_SECONDS", 0)
 
-    counts = load_names(migrated_database, PrimaryProduct, distinct_names(names))
+    _, children = run_master(prefect)
 
-    assert counts.inserted == len(names)
-    assert sorted(table_names(migrated_database, "primary_product")) == sorted(names)
+    progress = artifacts(prefect, children["observation"].id)["progress-observation"]
+    assert float(str(progress.data)) == 100
+    assert "410 rows read" in str(progress.description)
 
 
-def _remove_sheet(sheet: Path) -> None:
-    sheet.rename(sheet.with_name("Aim 1-Feedstock"))
+class Sulking:
+    """A source that does not answer at first."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.asked = 0
+
+    def worksheets(self, sheet: str) -> list[str]:
+        """Raise, as often as it was told to; then raise what no retry helps against."""
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise SourceUnavailableError(f"Sheet '{sheet}' cannot be read at the moment")
+        raise ExtractError(f"Sheet '{sheet}' is missing")
+
+
+@pytest.mark.parametrize(("failures", "asked", "message"), [(2, 3, "is missing"), (9, 4, "at the moment")])
+def test_retries_only_where_a_retry_helps(
+    prefect: SyncPrefectClient,
+    migrated_database: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+    asked: int,
+    message: str,
+) -> None:
+    """A source that does not answer is asked four times, one that lacks the sheet once; the run stays one run."""
+    source = Sulking(failures)
+    monkeypatch.setattr(flows_load, "source_from_environment", lambda: source)
+    monkeypatch.setattr(flows_load, "_load", flows_load._load.with_options(retry_delay_seconds=0))
+
+    state = AVAILABLE_FLOWS["experiment"](return_state=True)
+
+    assert source.asked == asked
+    assert state.is_failed()
+    assert message in (state.message or "")
+    assert state.state_details.flow_run_id
+    run = prefect.read_flow_run(state.state_details.flow_run_id)
+    assert query(migrated_database, "SELECT flow_run_id, status, message FROM etl_run") == [
+        (run.id, "failed", state.message)
+    ]
+
+
+@pytest.mark.usefixtures("prefect", "source")
+def test_a_database_that_is_away_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the run then says that it is, without its password."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://somebody:secret@127.0.0.1:1/nowhere")
+    monkeypatch.setattr(flows_load, "_load", flows_load._load.with_options(retry_delay_seconds=0))
+
+    state = AVAILABLE_FLOWS["experiment"](return_state=True)
+
+    assert state.is_failed()
+    assert (state.message or "").startswith("The database refused or did not answer: ")
+    assert "Connection refused" in (state.message or "")
+    assert "secret" not in (state.message or "")
+    assert "Retries are exhausted" in caplog.text
 
 
 def _rename_column(sheet: Path) -> None:
-    path = sheet / "01-BasicSampleInfo.csv"
+    path = sheet / f"{SAMPLES}.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("Primary_crop", "Primary crop"), encoding="utf-8")
 
 
-def test_one_failing_flow_does_not_stop_the_other(
+def test_one_failing_flow_does_not_stop_the_others(
     prefect: SyncPrefectClient, migrated_database: Engine, source: Path
 ) -> None:
-    """The one before is Failed and says why, the other one's rows are there, the master is Failed."""
+    """Those that read the broken worksheet are Failed and say why, the others' rows are there, the master is Failed."""
     _rename_column(source / SHEET)
 
     master, children = run_master(prefect)
 
-    why = "Column 'Primary_crop' is missing in worksheet '01-BasicSampleInfo'"
-    state, message = state_of(children["primary_product"])
-    assert state == "Failed"
-    assert why in message
-    assert "Did you mean 'Primary crop'?" in message
-    assert children["analysis_type"].state_name == "Completed"
-    assert set(table_names(migrated_database, "analysis_type")) == first_spellings(
-        worksheet_cells(source, "analysis_type")
-    )
-    assert table_names(migrated_database, "primary_product") == []
+    why = f"Column 'Primary_crop' is missing in worksheet '{SAMPLES}'"
+    for flow in ("primary_product", "field_sample"):
+        state, message = state_of(children[flow])
+        assert state == "Failed"
+        assert message.startswith(why)
+        assert "Did you mean 'Primary crop'?" in message
+    for flow in ("analysis_type", "experiment", "observation"):
+        assert children[flow].state_name == "Completed"
+    assert query(migrated_database, "SELECT count(*) FROM primary_product") == [(0,)]
+    assert query(migrated_database, "SELECT count(*) FROM experiment") == [(24,)]
+    # Without its sample no measurement is loaded, and none is lost sight of.
+    assert query(migrated_database, "SELECT count(*) FROM observation") == [(0,)]
+    assert "read 410 = inserted 0 + updated 0 + unchanged 0 + rejected 410" in state_of(children["observation"])[1]
     state, message = state_of(master)
     assert state == "Failed"
-    assert message.startswith(f"1 of 2 flows failed. primary_product: {why}")
-    assert "analysis_type:" not in message
+    assert message.startswith(f"2 of 5 flows failed. primary_product: {why}")
+    assert "experiment:" not in message
 
 
 def test_every_failing_flow_is_named(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
-    """A missing sheet is missed by both."""
-    _remove_sheet(source / SHEET)
+    """A missing sheet is missed by all."""
+    sheet = source / SHEET
+    sheet.rename(sheet.with_name("Aim 1-Feedstock"))
 
     master, children = run_master(prefect)
 
@@ -163,17 +307,29 @@ def test_every_failing_flow_is_named(prefect: SyncPrefectClient, migrated_databa
     assert state == "Failed"
     for flow in AVAILABLE_FLOWS:
         assert f"{flow}: Sheet '{SHEET}' is missing: there is no folder {source / SHEET}" in message
-    assert table_names(migrated_database, "analysis_type") == []
+    assert query(migrated_database, "SELECT count(*), count(DISTINCT flow) FROM etl_run WHERE status = 'failed'") == [
+        (5, 5)
+    ]
 
 
 @pytest.mark.usefixtures("source")
-def test_a_database_without_the_schema_fails_both(prefect: SyncPrefectClient, engine: Engine) -> None:
+def test_a_database_without_the_schema_fails_all(prefect: SyncPrefectClient, engine: Engine) -> None:
     """And says which table it misses, leaving nothing behind."""
     master, _ = run_master(prefect)
 
     state, message = state_of(master)
     assert state == "Failed"
-    assert 'relation "primary_product" does not exist' in message
-    assert 'relation "analysis_types" does not exist' in message
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")) == 0
+    assert message.count('relation "etl_run" does not exist') == len(AVAILABLE_FLOWS)
+    assert query(engine, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ['Corn, "sweet"', "\\N", "\\.", "a;b|c'd", "NULL", "$$", "%s :name", "\t x"])
+@pytest.mark.usefixtures("prefect")
+def test_a_name_survives_the_way_into_the_table(migrated_database: Engine, source: Path, name: str) -> None:
+    """Whatever the staging format uses for itself."""
+    with (source / SHEET / f"{SAMPLES}.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["Primary_crop"], [name]])
+
+    AVAILABLE_FLOWS["primary_product"]()
+
+    assert query(migrated_database, "SELECT name FROM primary_product") == [(name.strip(),)]

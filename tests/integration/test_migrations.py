@@ -8,22 +8,72 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
+from ca_biositing.pipeline.etl.run import run as load
+from ca_biositing.pipeline.flows.field_sample import FIELD_SAMPLES
+from ca_biositing.pipeline.flows.primary_product import PRIMARY_PRODUCTS
+from ca_biositing.pipeline.sources.csv_folder import CsvFolder
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+# The tables that each revision adds, oldest first.
+REVISIONS = {
+    "0001": {"primary_product", "analysis_types"},
+    "0002": {"field_sample", "experiment", "observation", "etl_run", "rejected_row"},
+}
+TABLES = set().union(*REVISIONS.values())
+
+
+def alembic(run: Run, *command: str) -> None:
+    """Run alembic, which must succeed."""
+    done = run("-m", "alembic", *command)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_up_down_and_up_again(engine: Engine, run: Run) -> None:
     """What an upgrade makes, a downgrade takes away, and the models match the top."""
-    for revision, tables in [
-        ("upgrade head", {"primary_product", "analysis_types", "alembic_version"}),
-        ("downgrade base", {"alembic_version"}),
-        ("upgrade head", {"primary_product", "analysis_types", "alembic_version"}),
-    ]:
-        migration = run("-m", "alembic", *revision.split())
-        assert migration.returncode == 0, migration.stderr
-        assert set(inspect(engine).get_table_names()) == tables
+    for revision, tables in [("upgrade head", TABLES), ("downgrade base", set()), ("upgrade head", TABLES)]:
+        alembic(run, *revision.split())
+        assert set(inspect(engine).get_table_names()) == tables | {"alembic_version"}
 
-    check = run("-m", "alembic", "check")
-    assert check.returncode == 0, check.stdout + check.stderr
+    alembic(run, "check")
+
+
+def test_data_goes_up_and_down(engine: Engine, run: Run, source: Path) -> None:
+    """A step up keeps every row and leaves a schema that loads; a step down takes only what the step up brought."""
+    names = text("SELECT id, name, name_key, created_at FROM primary_product ORDER BY id")
+    alembic(run, "upgrade", "0001")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO primary_product (name, name_key, created_at)"
+                " VALUES ('Almond', 'almond', '2024-05-01'), ('Medlar', 'medlar', '2024-05-02')"
+            )
+        )
+        before = connection.execute(names).all()
+
+    alembic(run, "upgrade", "0002")
+
+    with engine.connect() as connection:
+        assert connection.execute(names).all() == before
+        updated = text("SELECT count(*) FROM primary_product WHERE updated_at = created_at")
+        assert connection.execute(updated).scalar_one() == len(before)
+    counts = [load(dataset, CsvFolder(source), engine) for dataset in (PRIMARY_PRODUCTS, FIELD_SAMPLES)]
+    assert counts[0].unchanged > 0
+    assert counts[1].inserted > 0
+    with engine.connect() as connection:
+        loaded = connection.execute(names).all()
+        assert loaded[: len(before)] == before
+
+    alembic(run, "downgrade", "0001")
+
+    assert set(inspect(engine).get_table_names()) == REVISIONS["0001"] | {"alembic_version"}
+    with engine.connect() as connection:
+        assert connection.execute(names).all() == loaded
+
+    alembic(run, "upgrade", "head")
+    again = load(PRIMARY_PRODUCTS, CsvFolder(source), engine)
+    assert (again.inserted, again.updated) == (0, 0)
 
 
 def test_a_forgotten_migration_is_noticed(engine: Engine, run: Run) -> None:

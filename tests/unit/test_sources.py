@@ -1,14 +1,29 @@
-"""Reading a column from a folder of csv files, and what is said when it cannot be read."""
+"""Reading a folder of csv files, what is said when that does not work, and that all sources read the same."""
 
+import csv
+import datetime as dt
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from openpyxl import Workbook
 
-from ca_biositing.pipeline.etl.extract import extract_column
-from ca_biositing.pipeline.sources import CsvFolder, ExtractError, source_from_environment
+from ca_biositing.pipeline.sources import ExtractError, source_from_environment
+from ca_biositing.pipeline.sources.csv_folder import CsvFolder
+from tests.unit.google_api import Spreadsheet, google_api
 
 WriteWorksheet = Callable[[bytes], Path]
+
+# What people put into cells, and what every source reads.
+TABLE: list[list[tuple[object, str]]] = [
+    [("Name", "Name"), (" Crop\u00a0", " Crop\u00a0"), ("Moisture %", "Moisture %"), ("Date", "Date"), ("Dry", "Dry")],
+    [("a", "a"), ("Maïs 🌽", "Maïs 🌽"), (18, "18"), (dt.date(2023, 9, 7), "2023-09-07"), (True, "TRUE")],
+    [("b, c", "b, c"), ('"Rice"\nwild', '"Rice"\nwild'), (12.345678901234567, "12.3456789012346"), ("", ""), ("", "")],
+    [("", "")] * 5,
+    [("007", "007"), (" ", " "), (0.00001, "0.00001"), ("#REF!", "#REF!"), (False, "FALSE"), ("", ""), ("x", "x")],
+    [("1+1", "1+1"), ("_", "_"), (-40.0, "-40"), ("9/7/2023", "9/7/2023"), (1e15, "1000000000000000")],
+]
 
 
 @pytest.fixture
@@ -24,84 +39,81 @@ def write_worksheet(tmp_path: Path) -> WriteWorksheet:
     return write
 
 
-def read_crops(folder: Path) -> list[str]:
-    """Return the column that all of these tests ask for."""
-    return list(extract_column(CsvFolder(folder), "Lab", "Samples", "Crop"))
+def read(folder: Path) -> list[list[str]]:
+    """Return the header and the rows of the worksheet that all of these tests ask for."""
+    with CsvFolder(folder).open("Lab", "Samples") as opened:
+        return [list(opened.header), *map(list, opened.rows)]
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "rows"),
     [
-        "Name,Crop\na,Ma\u00eds\nb,\n".encode(),
-        "Name,Crop\r\na,Ma\u00eds\r\nb,\r\n".encode(),
-        "Name,Crop\na,Ma\u00eds\nb,\n".encode("utf-8-sig"),
-        'Name,Notes, Crop\u00a0\na,"x, y\nz",Ma\u00eds\nb\n'.encode(),
-        "Name,Crop\na,Ma\u00eds,,\nb,\n".encode(),
+        ("Name,Crop\na,Maïs\n".encode(), [["a", "Maïs"]]),
+        (b"Name,Crop\r\na,Rice\r\n", [["a", "Rice"]]),
+        ("Name,Crop\na,Rice\n".encode("utf-8-sig"), [["a", "Rice"]]),
+        (b'Name,Crop\n"a\nb","Rice, ""wild"""\n\nc,Corn', [["a\nb", 'Rice, "wild"'], [], ["c", "Corn"]]),
+        (b"Name,Crop\na\nb,Rice,,x\n", [["a"], ["b", "Rice", "", "x"]]),
+        (b"Name,Crop\na,Ma\xefs\n", [["a", "Ma\udcefs"]]),
+        (b"Name,Crop\n", []),
     ],
-    ids=[
-        "plain",
-        "crlf",
-        "byte-order-mark",
-        "stray-space-in-header-and-short-row",
-        "empty-cells-beyond-header",
-    ],
+    ids=["plain", "crlf", "byte-order-mark", "quoted", "short-and-long", "latin-1", "header-only"],
 )
-def test_a_column_has_one_text_per_row(tmp_path: Path, write_worksheet: WriteWorksheet, content: bytes) -> None:
-    """However the file was exported."""
+def test_rows_are_as_they_were_written(
+    tmp_path: Path, write_worksheet: WriteWorksheet, content: bytes, rows: list[list[str]]
+) -> None:
+    """A cell with line breaks is still one row, and so is a line without anything."""
     write_worksheet(content)
 
-    assert read_crops(tmp_path) == ["Ma\u00eds", ""]
+    assert read(tmp_path) == [["Name", "Crop"], *rows]
 
 
-def test_rows_are_numbered_as_a_spreadsheet_shows_them(tmp_path: Path, write_worksheet: WriteWorksheet) -> None:
-    """A cell with line breaks is still one row, and so is a line without anything."""
-    write_worksheet(b'Name,Crop\n"a\nb",Rice\n\nc,Corn\n')
+def test_a_cell_may_be_long(tmp_path: Path, write_worksheet: WriteWorksheet) -> None:
+    write_worksheet(b'Notes\n"' + b"x" * 10_000_000 + b'"\n')
 
-    rows = CsvFolder(tmp_path).read("Lab", "Samples").rows
+    assert [len(cell) for row in read(tmp_path) for cell in row] == [5, 10_000_000]
 
-    assert [(row.number, list(row.cells)) for row in rows] == [
-        (2, ["a\nb", "Rice"]),
-        (3, []),
-        (4, ["c", "Corn"]),
-    ]
+
+def test_progress_is_the_share_of_the_file(tmp_path: Path, write_worksheet: WriteWorksheet) -> None:
+    write_worksheet(b"Name\n" + b"a\n" * 100_000)
+
+    with CsvFolder(tmp_path).open("Lab", "Samples") as worksheet:
+        progress = [worksheet.progress(), *(worksheet.progress() for _ in worksheet.rows)]
+
+    assert progress == sorted(progress)
+    assert progress[0] < 0.1
+    assert 0.4 < progress[50_000] < 0.6
+    assert progress[-1] == 1.0
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"Name,crops\na,Rice\n", ["Column 'Crop' is missing", "'crops'", "Did you mean 'crops'?", "row 1"]),
-        (b"Name,Year\na,2024\n", ["Column 'Crop' is missing", "Present: 'Name', 'Year'."]),
-        (b"Crop,Crop\na,Rice\n", ["Column 'Crop'", "2 times"]),
-        (b"Name,Crop\na,Rice\nb,Ma\xefs\n", ["not UTF-8", "byte 0xef", "line 3"]),
-        ("Name,Crop\na,Rice\n".encode("utf-16-le"), ["NUL"]),
-        ("Name,Crop\na,Rice\n".encode("utf-16"), ["not UTF-8", "byte 0xff", "line 1"]),
-        (b'Name,Crop\na,"Rice\n', ["not well-formed CSV"]),
-        (b"Name,Crop\na,Rice, wild\n", ["3 cells in row 2", "2 columns", "double quotes"]),
+        ("Name,Crop\na,Rice\n".encode("utf-16-le"), ["NUL", "UTF-16"]),
+        ("Name,Crop\na,Rice\n".encode("utf-16"), ["NUL", "UTF-16"]),
+        (b'Name,Crop\na,"Rice\n', ["not well-formed CSV", "line 2"]),
+        (b'Name,Crop\na,"Rice" wild\n', ["not well-formed CSV", "line 2"]),
         (b"", ["is empty"]),
     ],
-    ids=[
-        "near",
-        "missing",
-        "twice",
-        "latin-1",
-        "utf-16-le",
-        "utf-16",
-        "open-quote",
-        "unquoted-comma",
-        "empty",
-    ],
+    ids=["utf-16-le", "utf-16", "open-quote", "text-after-quote", "empty"],
 )
 def test_what_cannot_be_read_says_what_and_where(
     tmp_path: Path, write_worksheet: WriteWorksheet, content: bytes, says: list[str]
 ) -> None:
-    """The message names sheet, worksheet and file, and what is wrong there."""
     path = write_worksheet(content)
 
     with pytest.raises(ExtractError) as caught:
-        read_crops(tmp_path)
+        read(tmp_path)
 
-    for part in [*says, "sheet 'Lab'", "orksheet 'Samples'", str(path)]:
+    for part in [*says, f"Worksheet 'Samples' of sheet 'Lab' ({path})", "Export it again as CSV UTF-8"]:
         assert part in str(caught.value)
+
+
+def test_worksheets_are_named(tmp_path: Path, write_worksheet: WriteWorksheet) -> None:
+    """Other files are none."""
+    write_worksheet(b"Name\n").with_name("Notes.txt").touch()
+    (tmp_path / "Lab" / "Analyses.csv").touch()
+
+    assert CsvFolder(tmp_path).worksheets("Lab") == ["Analyses", "Samples"]
 
 
 def test_a_missing_worksheet_is_named_with_those_that_are_there(tmp_path: Path) -> None:
@@ -110,7 +122,7 @@ def test_a_missing_worksheet_is_named_with_those_that_are_there(tmp_path: Path) 
     (tmp_path / "Lab" / "samples 2024.csv").touch()
 
     with pytest.raises(ExtractError) as caught:
-        read_crops(tmp_path)
+        read(tmp_path)
 
     for part in ["Worksheet 'Samples' of sheet 'Lab' is missing", str(tmp_path / "Lab" / "Samples.csv")]:
         assert part in str(caught.value)
@@ -122,16 +134,16 @@ def test_a_missing_sheet_is_named_with_those_that_are_there(tmp_path: Path) -> N
     (tmp_path / "Field").mkdir()
 
     with pytest.raises(ExtractError) as caught:
-        read_crops(tmp_path)
+        read(tmp_path)
 
-    for part in ["Sheet 'Lab' is missing", str(tmp_path / "Lab"), "Present: 'Field'.", "'Samples'"]:
+    for part in ["Sheet 'Lab' is missing", str(tmp_path / "Lab"), "Present: 'Field'.", "<worksheet>.csv"]:
         assert part in str(caught.value)
 
 
 def test_a_missing_source_folder_is_named(tmp_path: Path) -> None:
     """The message names the folder, and the variable that points to it."""
     with pytest.raises(ExtractError) as caught:
-        read_crops(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
 
     for part in [str(tmp_path / "nowhere"), "'Lab'", "ETL_SOURCE_DIRECTORY"]:
         assert part in str(caught.value)
@@ -141,11 +153,57 @@ def test_a_folder_in_place_of_a_worksheet_cannot_be_read(tmp_path: Path) -> None
     """Whatever the operating system says becomes the same kind of error."""
     (tmp_path / "Lab" / "Samples.csv").mkdir(parents=True)
 
-    with pytest.raises(ExtractError, match=r"Worksheet 'Samples' of sheet 'Lab' cannot be read: .*Is a directory"):
-        read_crops(tmp_path)
+    with pytest.raises(ExtractError, match=r"Worksheet 'Samples' of sheet 'Lab' .* cannot be read: Is a directory"):
+        read(tmp_path)
 
 
-def test_an_unset_source_directory_is_named() -> None:
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({}, "ETL_SOURCE_DIRECTORY is not set: set it to the folder that holds <sheet>/<worksheet>.csv"),
+        ({"ETL_SOURCE": "", "ETL_SOURCE_DIRECTORY": ""}, "ETL_SOURCE_DIRECTORY is not set"),
+        ({"ETL_SOURCE": "xlsx"}, "ETL_SOURCE_DIRECTORY is not set: set it to the folder that holds <sheet>.xlsx"),
+        ({"ETL_SOURCE": "google", "ETL_SOURCE_DIRECTORY": "data"}, "CREDENTIALS_PATH is not set"),
+        ({"ETL_SOURCE": "xls"}, "ETL_SOURCE is 'xls', which is no source. Present: 'csv', 'google', 'xlsx'. Did you"),
+    ],
+    ids=["nothing", "empty", "xlsx", "google", "unknown"],
+)
+def test_what_the_environment_lacks_is_named(environment: dict[str, str], says: str) -> None:
     """An empty variable is as good as none."""
-    with pytest.raises(ExtractError, match="ETL_SOURCE_DIRECTORY is not set"):
-        source_from_environment({"ETL_SOURCE_DIRECTORY": ""})
+    with pytest.raises(ExtractError) as caught:
+        source_from_environment(environment)
+
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["csv", "xlsx", "google"])
+def test_all_sources_read_the_same(tmp_path: Path, source: str) -> None:
+    """What a table gives does not depend on where it is."""
+    cells = [[cell for cell, _ in row] for row in TABLE]
+    texts = [[text for _, text in row] for row in TABLE]
+
+    with (tmp_path / "key.json").open("w") as key, google_api() as api:
+        json.dump(api.credentials, key)
+        key.flush()
+        api.spreadsheets = [Spreadsheet("1lab", "Lab", {"Samples": cells})]
+        workbook = Workbook(write_only=True)
+        page = workbook.create_sheet("Samples")
+        for row in cells:
+            page.append(row)
+        workbook.save(tmp_path / "Lab.xlsx")
+        (tmp_path / "Lab").mkdir()
+        with (tmp_path / "Lab" / "Samples.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(texts)
+
+        opened = source_from_environment(
+            {
+                "ETL_SOURCE": source,
+                "ETL_SOURCE_DIRECTORY": str(tmp_path),
+                "CREDENTIALS_PATH": str(tmp_path / "key.json"),
+                "ETL_GOOGLE_API_URL": api.url,
+            }
+        )
+        with opened.open("Lab", "Samples") as worksheet:
+            assert [worksheet.header, *worksheet.rows] == texts
+            assert worksheet.progress() == 1.0
+        assert opened.worksheets("Lab") == ["Samples"]

@@ -1,58 +1,163 @@
-"""Cells into distinct names."""
+"""What cells become, and what is said about those that cannot."""
 
+from datetime import date
+
+import pandera.polars as pa
+import polars as pl
 import pytest
+from pandera.errors import SchemaErrors
 
-from ca_biositing.pipeline.etl.transform import clean, distinct_names
+from ca_biositing.pipeline.etl.fields import Code, Count, Date, Field, Name, Number, Text
+from ca_biositing.pipeline.etl.transform import clean, fold
 
 
 @pytest.mark.parametrize(
-    ("cell", "cleaned"),
+    ("cell", "text"),
     [
-        ("Almond", "Almond"),
-        ("  Almond\t", "Almond"),
-        ("Processing\u00a0 \n tomato", "Processing tomato"),
-        ("Jalapen\u0303o", "Jalape\u00f1o"),
-        ("\u00a0 \u202f", ""),
+        ("Corn", "Corn"),
+        ("  Corn\t stover ", "Corn stover"),
+        ("Corn\N{NO-BREAK SPACE}\N{EM SPACE}stover", "Corn stover"),
+        ("two\nlines", "two lines"),
+        ("Jalapen\N{COMBINING TILDE}o", "Jalapeño"),
+        ("\N{ZERO WIDTH NO-BREAK SPACE}Corn\N{ZERO WIDTH SPACE}", "Corn"),
+        ("", None),
+        (" \N{NO-BREAK SPACE}\r\n", None),
+        (None, None),
     ],
 )
-def test_clean_leaves_one_way_to_write_a_text(cell: str, cleaned: str) -> None:
-    """White space of every kind and decomposed accents are what people cannot see."""
-    assert clean(cell) == cleaned
-
-
-def test_the_first_spelling_in_the_sheet_decides() -> None:
-    """Names keep the column's order, and the spelling that comes first."""
-    distinct = distinct_names(["rice", "Almond", " RICE ", "Rice", "almond"])
-
-    assert list(distinct.names.values()) == ["rice", "Almond"]
-    assert distinct.duplicates == 3
+def test_clean(cell: str | None, text: str | None) -> None:
+    assert clean(pl.Series(["x", cell], dtype=pl.String)).to_list() == ["x", text]
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
+    [("CORN", "corn"), ("Straße", "STRASSE"), ("JALAPEÑO", "jalapeño"), ("\N{GREEK SMALL LETTER FINAL SIGMA}", "Σ")],
+)
+def test_spellings_that_differ_in_case_have_one_key(one: str, other: str) -> None:
+    keys = fold(pl.Series([one, None, other]))
+    assert keys[0] == keys[2]
+    assert keys[1] is None
+
+
+def test_names_that_differ_have_two() -> None:
+    assert fold(pl.Series(["Almond hulls", "Almond shells"])).n_unique() == 2
+
+
+def failure(field: Field, cell: str) -> str | None:
+    """Return what is wrong with a cell, the first of it."""
+    schema = pa.DataFrameSchema({"cell": pa.Column(pl.String, list(field.checks()), nullable=True)})
+    try:
+        schema.validate(pl.DataFrame({"cell": [None, cell]}), lazy=True)
+    except SchemaErrors as errors:
+        reason: str = errors.failure_cases.sort("check_number")["check"][0]
+        return reason
+    return None
+
+
+def value(field: Field, cell: str) -> object:
+    """Return what a cell becomes."""
+    assert failure(field, cell) is None
+    return field.values(pl.Series([cell]))[field.column][0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "day"),
     [
-        ("Jalape\u00f1o", "JALAPEN\u0303O"),
-        ("Stra\u00dfe", "STRASSE"),  # where lower() is not enough
-        ("\u01f0x", "J\u030cX"),  # casefolding takes the first out of the normal form
+        ("2023-09-07", date(2023, 9, 7)),
+        ("2023-9-7", date(2023, 9, 7)),
+        ("2023-09-07 00:00:00", date(2023, 9, 7)),
+        ("2023-09-07T00:00:00", date(2023, 9, 7)),
+        ("9/7/2023", date(2023, 9, 7)),
+        ("09/23/23", date(2023, 9, 23)),
+        ("26-Nov-23", date(2023, 11, 26)),
+        ("26-nov-2023", date(2023, 11, 26)),
+        ("26 November 2023", date(2023, 11, 26)),
+        ("Nov 26, 2023", date(2023, 11, 26)),
+        ("February 29, 2024", date(2024, 2, 29)),
     ],
 )
-def test_spellings_that_differ_only_in_case_are_one_name(one: str, other: str) -> None:
-    """Keys are compared as Unicode folds case."""
-    distinct = distinct_names([one, other])
-
-    assert len(distinct.names) == 1
-    assert distinct.duplicates == 1
+def test_dates(cell: str, day: date) -> None:
+    assert value(Date("day"), cell) == day
 
 
-def test_every_cell_is_counted_once() -> None:
-    """Empty cells are counted, also those that only look empty."""
-    distinct = distinct_names(["Rice", "", "rice", " \u00a0", "Corn", "Corn"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "23/9/2023",
+        "2023-02-29",
+        "13-Foo-23",
+        "0023-01-01",
+        "2203-01-01",
+        "1/1/0023",
+        "45189",
+        "2023",
+        "today",
+        "7.9.2023",
+    ],
+)
+def test_what_is_no_date_is_refused(cell: str) -> None:
+    assert (failure(Date("day"), cell) or "").startswith("is not a date from 1900 to 2100")
 
-    assert (distinct.read, len(distinct.names), distinct.duplicates, distinct.empty) == (6, 2, 2, 2)
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        ("0", "0"),
+        ("0.0", "0.0"),
+        ("-3.50", "-3.50"),
+        ("\N{MINUS SIGN}3.5", "-3.5"),
+        ("+1", "+1"),
+        (".5", ".5"),
+        ("5.", "5."),
+        ("1.9e1", "1.9e1"),
+        ("2E-5", "2E-5"),
+    ],
+)
+def test_numbers_keep_their_digits(cell: str, number: str) -> None:
+    assert value(Number("x"), cell) == number
 
 
-def test_no_cells_are_no_names() -> None:
-    """A worksheet with nothing but a header is not an error."""
-    distinct = distinct_names([])
+@pytest.mark.parametrize("cell", ["12,5", "1,234.5", "-0,1"])
+def test_a_comma_is_refused_not_guessed(cell: str) -> None:
+    assert (failure(Number("x"), cell) or "").startswith("has a comma")
 
-    assert (distinct.read, distinct.names, distinct.duplicates, distinct.empty) == (0, {}, 0, 0)
+
+@pytest.mark.parametrize(
+    "cell",
+    ["<0.1", "n.d.", "5 %", "1 000", "NaN", "inf", "1e999", "9" * 31, "0x10", "--1", "\N{ARABIC-INDIC DIGIT ONE}"],
+)
+def test_what_is_no_number_is_refused(cell: str) -> None:
+    assert (failure(Number("x"), cell) or "").startswith("is not a number")
+
+
+@pytest.mark.parametrize(("cell", "count"), [("1", 1), ("2.0", 2), ("32767", 32767), ("007", 7)])
+def test_counts(cell: str, count: int) -> None:
+    assert value(Count("n"), cell) == count
+
+
+@pytest.mark.parametrize("cell", ["0", "-1", "1.5", "32768", "999999999", "9" * 20, "x", "1e1"])
+def test_what_is_no_count_is_refused(cell: str) -> None:
+    assert failure(Count("n"), cell) == "is not a whole number from 1 to 32767"
+
+
+@pytest.mark.parametrize("field", [Text("x"), Code("x"), Name("x"), Number("x"), Count("x"), Date("x")])
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("#REF!", "is the error of a formula"),
+        ("#DIV/0!", "is the error of a formula"),
+        ("a\0b", "holds control characters"),
+        ("a\N{REPLACEMENT CHARACTER}", "holds control characters"),
+        ("9" * 40_000, "has more than 32,767 characters"),
+    ],
+)
+def test_what_no_cell_may_hold(field: Field, cell: str, reason: str) -> None:
+    assert (failure(field, cell) or "").startswith(reason)
+
+
+def test_a_code_is_in_capitals() -> None:
+    assert value(Code("x"), "prv-08") == "PRV-08"
+
+
+def test_a_hash_alone_is_no_error() -> None:
+    assert value(Text("x"), "#3 bin") == "#3 bin"

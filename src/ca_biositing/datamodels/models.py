@@ -1,8 +1,29 @@
-"""The tables of biocirv_db, as SQLAlchemy declarative models."""
+"""The tables of biocirv_db, as SQLAlchemy declarative models.
 
-from datetime import datetime
+Convention: a column ``x_key`` holds the case-folded text of the column ``x``, which keeps the spelling that people see.
+A table that is loaded from worksheets has exactly one unique constraint beside its primary key: its natural key, by
+which a load finds out whether a row is already there.
+"""
 
-from sqlalchemy import DateTime, Identity, MetaData, Text, func
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -22,20 +43,25 @@ class Base(DeclarativeBase):
     )
 
 
-class NamedRecord(Base):
-    """A controlled vocabulary: one row per distinct name.
-
-    Two spellings that differ only in case are one name. ``name`` is the spelling people see;
-    ``name_key`` is what makes it unique, computed by whoever writes the row: PostgreSQL's
-    ``lower()`` depends on the database's locale and does not fold as Unicode says.
-    """
+class Record(Base):
+    """What a flow loads from worksheets."""
 
     __abstract__ = True
 
-    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    name_key: Mapped[str] = mapped_column(Text, unique=True)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True, sort_order=-2)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=1)
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=1)
+
+
+class NamedRecord(Record):
+    """A record that others refer to by its name; two spellings that differ only in case are one name."""
+
+    __abstract__ = True
+
+    name: Mapped[str] = mapped_column(Text, sort_order=-1)
+    # Computed by whoever writes the row: PostgreSQL's lower() depends on the database's locale and does not fold as
+    # Unicode says.
+    name_key: Mapped[str] = mapped_column(Text, unique=True, sort_order=-1)
 
 
 class PrimaryProduct(NamedRecord):
@@ -48,3 +74,106 @@ class AnalysisType(NamedRecord):
     """A kind of analysis that is done on a sample."""
 
     __tablename__ = "analysis_types"
+
+
+class FieldSample(NamedRecord):
+    """A sample of a residue as it was collected; ``amount_kg`` is in kilograms."""
+
+    __tablename__ = "field_sample"
+    __table_args__ = (CheckConstraint("amount_kg >= 0", name="amount_kg"),)
+
+    residue: Mapped[str] = mapped_column(Text)
+    residue_key: Mapped[str] = mapped_column(Text, index=True)
+    primary_product_id: Mapped[int | None] = mapped_column(ForeignKey(PrimaryProduct.id), index=True)
+    provider_code: Mapped[str] = mapped_column(Text)
+    county: Mapped[str | None] = mapped_column(Text)
+    collection_date: Mapped[date | None]
+    amount_kg: Mapped[Decimal | None]
+
+
+class Experiment(NamedRecord):
+    """An experiment: one kind of analysis, begun on one day by one analyst."""
+
+    __tablename__ = "experiment"
+
+    analysis_type_id: Mapped[int | None] = mapped_column(ForeignKey(AnalysisType.id), index=True)
+    start_date: Mapped[date | None]
+    analyst: Mapped[str | None] = mapped_column(Text)
+
+
+class Observation(Record):
+    """A measured value, as it was typed: ``value`` is exact, in ``unit``; no unit is a unit of its own."""
+
+    __tablename__ = "observation"
+    __table_args__ = (
+        UniqueConstraint(
+            "field_sample_id",
+            "experiment_id",
+            "parameter_key",
+            "unit",
+            "replicate",
+            name="uq_observation_natural_key",
+            postgresql_nulls_not_distinct=True,
+        ),
+        CheckConstraint("replicate >= 1", name="replicate"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True, sort_order=-2)
+    field_sample_id: Mapped[int] = mapped_column(ForeignKey(FieldSample.id))
+    experiment_id: Mapped[int] = mapped_column(ForeignKey(Experiment.id), index=True)
+    parameter: Mapped[str] = mapped_column(Text)
+    parameter_key: Mapped[str] = mapped_column(Text)
+    unit: Mapped[str | None] = mapped_column(Text)
+    value: Mapped[Decimal] = mapped_column(Numeric)
+    replicate: Mapped[int | None] = mapped_column(SmallInteger)
+
+
+class EtlRun(Base):
+    """What a flow run did with the rows that it read; all counts are rows of worksheets.
+
+    Of a run that is running or failed nothing is in the database, and all counts are 0.
+    """
+
+    __tablename__ = "etl_run"
+    __table_args__ = (
+        CheckConstraint("read = inserted + updated + unchanged + rejected", name="accounting"),
+        CheckConstraint("least(inserted, updated, unchanged, rejected) >= 0", name="counts"),
+        CheckConstraint("status IN ('running', 'completed', 'failed')", name="status"),
+        CheckConstraint("(status = 'running') = (finished_at IS NULL)", name="finished"),
+        CheckConstraint("status = 'completed' OR read = 0", name="nothing_half_loaded"),
+        Index("ix_etl_run_flow_started_at", "flow", "started_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    flow: Mapped[str] = mapped_column(Text)
+    # Prefect's id; a run outside Prefect has none.
+    flow_run_id: Mapped[UUID | None] = mapped_column(unique=True)
+    status: Mapped[str] = mapped_column(Text)
+    message: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    read: Mapped[int] = mapped_column(Integer, server_default="0")
+    inserted: Mapped[int] = mapped_column(Integer, server_default="0")
+    updated: Mapped[int] = mapped_column(Integer, server_default="0")
+    unchanged: Mapped[int] = mapped_column(Integer, server_default="0")
+    rejected: Mapped[int] = mapped_column(Integer, server_default="0")
+
+
+class RejectedRow(Base):
+    """A worksheet's row that was not loaded, and why.
+
+    ``row_number`` is what a spreadsheet shows; ``column_name`` and ``value`` are those of the first problem, and are
+    null where the row as a whole is the problem; ``reason`` names all of them.
+    """
+
+    __tablename__ = "rejected_row"
+    __table_args__ = (UniqueConstraint("etl_run_id", "worksheet", "row_number"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    etl_run_id: Mapped[int] = mapped_column(ForeignKey(EtlRun.id, ondelete="CASCADE"))
+    sheet: Mapped[str] = mapped_column(Text)
+    worksheet: Mapped[str] = mapped_column(Text)
+    row_number: Mapped[int]
+    column_name: Mapped[str | None] = mapped_column(Text)
+    value: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)

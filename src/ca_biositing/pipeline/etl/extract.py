@@ -1,31 +1,111 @@
-"""Extract: from a worksheet, the column that a flow needs."""
+"""Extract: from a worksheet, the columns that a flow needs, as frames of text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import polars as pl
 
 from ca_biositing.pipeline.etl.transform import clean
-from ca_biositing.pipeline.sources import ExtractError, Source, alternatives
+from ca_biositing.pipeline.sources import Worksheet, alternatives
+
+ROW_NUMBER = "row_number"
+ROW_PROBLEM = "row_problem"
+# A frame ends at whichever comes first: cells may be long, and memory is to stay the same.
+_FRAME_ROWS = 50_000
+_FRAME_CHARACTERS = 32 * 1024 * 1024
 
 
-def extract_column(source: Source, sheet: str, worksheet: str, column: str) -> Sequence[str]:
-    """Return one text per row of the worksheet, in its order and unchanged; a missing cell is ``""``.
+def header_problems(worksheet: Worksheet, columns: Sequence[str]) -> Sequence[str]:
+    """Return what is wrong with the worksheet's header, in words; nothing where every column is there once.
 
     The header is compared as it is read by people: stray white space does not matter, case does.
+    """
+    header = _header(worksheet)
+    where = f"in worksheet '{worksheet.name}' of sheet '{worksheet.sheet}' ({worksheet.location})"
+    problems = []
+    if missing := [column for column in columns if column not in header]:
+        names = ", ".join(f"'{column}'" for column in missing)
+        what = f"Column {names} is" if len(missing) == 1 else f"Columns {names} are"
+        unnamed = sum(name is None for name in header)
+        merged = f" {unnamed} of the header's cells are empty, as merged cells are." if unnamed else ""
+        instead = alternatives("column", missing[0], filter(None, header))
+        problems.append(f"{what} missing {where}. {instead}{merged} Name the column so in the header, row 1")
+    problems += [
+        f"Column '{column}' is there {header.count(column)} times {where}. Keep one, rename or delete the others"
+        for column in columns
+        if header.count(column) > 1
+    ]
+    return problems
+
+
+def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Return the worksheet's rows as frames of a bounded size, in order.
+
+    A frame has ``row_number`` (as a spreadsheet shows it: the header is row 1), a text for each column, unchanged but
+    that a byte which is no text is U+FFFD, and ``row_problem``: null, or what is wrong with the row as a whole. A
+    missing cell is empty. Rows whose cells are all blank are no rows.
 
     Raises:
-        ExtractError: the worksheet cannot be read, or the column is missing or there twice.
+        ExtractError: the worksheet cannot be read on.
 
     """
-    table = source.read(sheet, worksheet)
-    header = [clean(name) for name in table.header]
-    where = f"in worksheet '{worksheet}' of sheet '{sheet}' ({table.location})"
-    if column not in header:
-        raise ExtractError(
-            f"Column '{column}' is missing {where}. {alternatives('column', column, header)} "
-            f"Name the column '{column}' in the header, row 1"
+    header = _header(worksheet)
+    positions = [header.index(column) for column in columns]
+    frame = _Frame(columns)
+    for number, cells in enumerate(worksheet.rows, start=2):
+        text = "".join(cells)
+        if not text or text.isspace():
+            continue
+        row, problem = cells, None
+        if len(cells) != len(header):
+            # Cells to the right of the header mean that a comma was not quoted: the others have moved too.
+            if any(cells[len(header) :]):
+                problem = (
+                    f"has {len(cells)} cells, but the header has {len(header)}; "
+                    "put double quotes around a text that contains a comma"
+                )
+            row = [*cells, *[""] * (len(header) - len(cells))]
+        frame.numbers.append(number)
+        frame.problems.append(problem)
+        # Column by column: a million rows kept as lists would keep the garbage collector busier than anything else.
+        for column, position in zip(frame.columns, positions, strict=True):
+            column.append(row[position])
+        frame.characters += len(text)
+        if len(frame.numbers) == _FRAME_ROWS or frame.characters > _FRAME_CHARACTERS:
+            yield frame.build()
+            frame = _Frame(columns)
+    if frame.numbers:
+        yield frame.build()
+
+
+class _Frame:
+    """A frame in the making."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._names = columns
+        self.numbers: list[int] = []
+        self.problems: list[str | None] = []
+        self.columns: list[list[str]] = [[] for _ in columns]
+        self.characters = 0
+
+    def build(self) -> pl.DataFrame:
+        return pl.DataFrame(
+            [
+                pl.Series(ROW_NUMBER, self.numbers, dtype=pl.Int32),
+                pl.Series(ROW_PROBLEM, self.problems, dtype=pl.String),
+                *(_texts(cells).alias(name) for name, cells in zip(self._names, self.columns, strict=True)),
+            ]
         )
-    if header.count(column) > 1:
-        raise ExtractError(
-            f"Column '{column}' is there {header.count(column)} times {where}. Keep one, rename or delete the others"
+
+
+def _header(worksheet: Worksheet) -> list[str | None]:
+    return clean(_texts(worksheet.header)).to_list()
+
+
+def _texts(cells: Sequence[str]) -> pl.Series:
+    try:
+        return pl.Series(cells, dtype=pl.String)
+    except UnicodeEncodeError:
+        return pl.Series(
+            [cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for cell in cells],
+            dtype=pl.String,
         )
-    index = header.index(column)
-    return [row.cells[index] if index < len(row.cells) else "" for row in table.rows]

@@ -1,69 +1,173 @@
-"""Load: what was transformed, into biocirv_db."""
+"""Load: what was validated, into biocirv_db, through a staging table."""
+# ruff: noqa: S608 - the names in the statements are those of our own tables; values are bound
 
-import csv
 import io
+from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
 
-from sqlalchemy import Engine, column, select, table, text
-from sqlalchemy.dialects.postgresql import insert
+import polars as pl
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects import postgresql
 
-from ca_biositing.datamodels.models import NamedRecord
-from ca_biositing.pipeline.etl.transform import DistinctNames
+from ca_biositing.datamodels.models import RejectedRow
+from ca_biositing.pipeline.etl.dataset import Dataset
 
-_STAGING = table("staging", column("name"), column("name_key"))
+# For each sort and hash of a load; more than PostgreSQL's default, because staging tables are large.
+_WORK_MEM = "64MB"
 
 
-@dataclass(frozen=True)
-class LoadCounts:
-    """What became of a worksheet's rows: ``read == inserted + unchanged + duplicates + empty``.
+class Load:
+    """One run's load, in the transaction of a connection: nothing of it is seen, or stays, before that commits.
 
-    ``unchanged`` names were in the table before, ``duplicates`` are further rows with a name that
-    the worksheet has already given, ``empty`` cells hold no name.
+    :meth:`stage` and :meth:`reject` what was validated, then :meth:`reject_contradictions`, then :meth:`upsert`.
     """
 
-    read: int
-    inserted: int
-    unchanged: int
-    duplicates: int
-    empty: int
+    def __init__(self, connection: Connection, dataset: Dataset, run_id: int) -> None:
+        self._connection = connection
+        self._dataset = dataset
+        self._run_id = run_id
+        self._target = dataset.table.name
+        self._columns = [column.name for column in dataset.loaded_columns]
+        self._nullable = {column.name for column in dataset.loaded_columns if column.nullable}
+        self._key = [column.name for column in dataset.natural_key]
+        self._others = [name for name in self._columns if name not in self._key]
+        # Two spellings of one name do not contradict each other.
+        self._spellings = [name for name in self._others if f"{name}_key" in self._columns]
+        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+        columns = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in dataset.loaded_columns)
+        self._execute(f"SET LOCAL work_mem = '{_WORK_MEM}'")
+        self._execute(f"CREATE TEMPORARY TABLE staging (worksheet text, row_number integer, {columns}) ON COMMIT DROP")
 
-    def __str__(self) -> str:
-        """Return the counts as a line for the log."""
-        return (
-            f"read {self.read} = inserted {self.inserted} + unchanged {self.unchanged} "
-            f"+ duplicates {self.duplicates} + empty {self.empty}"
+    def stage(self, worksheet: str, records: pl.DataFrame) -> None:
+        """Copy a worksheet's records into the staging table."""
+        self._copy("staging", records.select(pl.lit(worksheet).alias("worksheet"), pl.all()))
+
+    def reject(self, worksheet: str, rejected: pl.DataFrame) -> None:
+        """Copy a worksheet's rejected rows into ``rejected_row``."""
+        run = {"etl_run_id": self._run_id, "sheet": self._dataset.sheet, "worksheet": worksheet}
+        constants = (pl.lit(value).alias(name) for name, value in run.items())
+        self._copy(RejectedRow.__tablename__, rejected.select(*constants, pl.all()))
+
+    def reject_contradictions(self) -> int:
+        """Reject the rows that give one natural key different values; return how many they are.
+
+        None of them is loaded: which one is right is for people to say. Of rows that say the same one stays staged,
+        in the spelling that most of them use, so that the order of rows decides nothing.
+        """
+        # Nobody else analyzes a temporary table, and without it the planner takes a million rows for a few.
+        self._execute("SET LOCAL default_statistics_target = 10")
+        self._execute("ANALYZE staging")
+        key = _list(self._key)
+        facts = _list(name for name in self._others if name not in self._spellings)
+        version = f"dense_rank() OVER (PARTITION BY {key} ORDER BY {facts})" if facts else "1"
+        # As text, because 2 and 2.0 are equal, but not the same to read.
+        texts = [f'CAST({name} AS text) COLLATE "C"' for name in self._others]
+        place = "worksheet, row_number"
+        location = "format('row %s of worksheet %s', row_number, worksheet)"
+        # A table of its own, so that the plan of what follows knows how few they are.
+        if not self._execute(
+            f"""
+            CREATE TEMPORARY TABLE twice ON COMMIT DROP AS
+            SELECT {key} FROM staging GROUP BY {key} HAVING count(*) > 1
+            """
+        ):
+            return 0
+        self._execute("ANALYZE twice")
+        self._execute(
+            f"""
+            CREATE TEMPORARY TABLE repeated ON COMMIT DROP AS
+            WITH member AS (SELECT staging.ctid AS position, staging.*
+                              FROM staging JOIN twice ON {self._same_key("staging", "twice")}),
+                 version AS (SELECT *, {version} AS version,
+                                    count(*) OVER (PARTITION BY {_list([*self._key, *self._spellings])}) AS uses
+                               FROM member)
+            SELECT position, worksheet, row_number, {_list(self._columns)},
+                   max(version) OVER (PARTITION BY {key}) > 1 AS is_contradiction,
+                   CASE version
+                       WHEN 1 THEN first_value({location}) OVER (PARTITION BY {key} ORDER BY version DESC, {place})
+                       ELSE first_value({location}) OVER (PARTITION BY {key} ORDER BY version, {place})
+                   END AS other,
+                   row_number() OVER (PARTITION BY {key}
+                                      ORDER BY {_list(["uses DESC", *texts, place])}) AS rank
+              FROM version
+            """
+        )
+        headers = self._key_headers()
+        # Where one cell names the record, it is the one to look at.
+        header, value = next(iter(headers.items())) if len(headers) == 1 else (None, "NULL")
+        rejected = self._execute(
+            f"""
+            INSERT INTO rejected_row (etl_run_id, sheet, worksheet, row_number, column_name, value, reason)
+            SELECT :run_id, :sheet, worksheet, row_number, :column_name, {value},
+                   format('the row has the same %s as %s, but other values; keep one of them',
+                          CAST(:headers AS text), other)
+              FROM repeated WHERE is_contradiction
+            """,
+            run_id=self._run_id,
+            sheet=self._dataset.sheet,
+            column_name=header,
+            headers=", ".join(headers),
+        )
+        self._execute(
+            """
+            DELETE FROM staging USING repeated
+             WHERE staging.ctid = repeated.position AND (is_contradiction OR rank > 1)
+            """
+        )
+        return rejected
+
+    def upsert(self) -> tuple[int, int]:
+        """Insert the staged records that the table does not have, update those that differ; return how many each."""
+        # Readers go on; another writer waits, so that nothing is inserted between the two statements.
+        self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
+        updated = inserted = 0
+        same_key = self._same_key("staging", "target")
+        if self._others:
+            changes = [f"{name} = staging.{name}" for name in self._others]
+            updated = self._execute(
+                f"""
+                UPDATE {self._target} AS target SET {_list([*changes, "updated_at = now()"])} FROM staging
+                 WHERE {same_key}
+                   AND ({_list(self._others, "target")}) IS DISTINCT FROM ({_list(self._others, "staging")})
+                """
+            )
+        inserted = self._execute(
+            f"""
+            INSERT INTO {self._target} ({_list(self._columns)})
+            SELECT {_list(self._columns)} FROM staging
+             WHERE NOT EXISTS (SELECT FROM {self._target} AS target WHERE {same_key})
+            """
+        )
+        return inserted, updated
+
+    def _key_headers(self) -> dict[str, str]:
+        """Return the headers of the cells that make the natural key, each with the column that shows its text."""
+        return {
+            header: field.column
+            for header, field in self._dataset.columns.items()
+            if {field.column, f"{field.column}_key"} & set(self._key)
+        }
+
+    def _same_key(self, one: str, other: str) -> str:
+        # IS NOT DISTINCT FROM takes an empty unit for a value; PostgreSQL cannot hash it, hence not everywhere.
+        return " AND ".join(
+            f"{one}.{name} {'IS NOT DISTINCT FROM' if name in self._nullable else '='} {other}.{name}"
+            for name in self._key
         )
 
+    def _execute(self, statement: str, **parameters: object) -> int:
+        """Run a statement; return how many rows it changed."""
+        return self._connection.execute(
+            text(statement), parameters, execution_options={"preserve_rowcount": True}
+        ).rowcount
 
-def load_names(engine: Engine, model: type[NamedRecord], distinct: DistinctNames) -> LoadCounts:
-    """Insert the names that the table does not have, all of them or none, and count.
+    def _copy(self, table: str, frame: pl.DataFrame) -> None:
+        rows = io.BytesIO()
+        frame.write_csv(rows, include_header=False)
+        rows.seek(0)
+        with closing(self._connection.connection.cursor()) as cursor:
+            cursor.copy_expert(f"COPY {table} ({_list(frame.columns)}) FROM STDIN (FORMAT csv)", rows)
 
-    A name that is already there keeps its row and its spelling. Several loads at once are safe.
 
-    Raises:
-        sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or refuses.
-
-    """
-    rows = io.StringIO()
-    csv.writer(rows).writerows((name, key) for key, name in distinct.names.items())
-    rows.seek(0)
-    new_rows = (
-        insert(model)
-        # In one order everywhere: two loads at once then wait for each other instead of deadlocking.
-        .from_select(["name", "name_key"], select(_STAGING).order_by(_STAGING.c.name_key))
-        .on_conflict_do_nothing(index_elements=["name_key"])
-        .execution_options(preserve_rowcount=True)
-    )
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TEMPORARY TABLE staging (name text, name_key text) ON COMMIT DROP"))
-        with closing(connection.connection.cursor()) as cursor:
-            cursor.copy_expert("COPY staging FROM STDIN (FORMAT csv)", rows)
-        inserted = connection.execute(new_rows).rowcount
-    return LoadCounts(
-        read=distinct.read,
-        inserted=inserted,
-        unchanged=len(distinct.names) - inserted,
-        duplicates=distinct.duplicates,
-        empty=distinct.empty,
-    )
+def _list(names: Iterable[str], table: str = "") -> str:
+    return ", ".join(f"{table}.{name}" if table else name for name in names)

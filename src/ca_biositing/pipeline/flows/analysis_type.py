@@ -1,24 +1,24 @@
 """The kinds of analysis that the experiments do."""
 
-from prefect import flow
-from prefect.logging import get_run_logger
+from prefect import State, flow
 
-from ca_biositing.datamodels.database import engine_from_environment
 from ca_biositing.datamodels.models import AnalysisType
-from ca_biositing.pipeline.etl.extract import extract_column
-from ca_biositing.pipeline.etl.load import LoadCounts, load_names
-from ca_biositing.pipeline.etl.transform import distinct_names
-from ca_biositing.pipeline.sources import source_from_environment
+from ca_biositing.pipeline.etl.dataset import Dataset
+from ca_biositing.pipeline.etl.fields import Name
+from ca_biositing.pipeline.etl.run import Accounting
+from ca_biositing.pipeline.flows.load import load
+from ca_biositing.pipeline.flows.sheets import AIM_1
 
-SHEET = "Aim 1-Feedstock Collection and Processing Data-BioCirV"
-WORKSHEET = "03.0-Experiments"
-COLUMN = "Analysis_type"
+ANALYSIS_TYPES = Dataset(
+    name="analysis_type",
+    sheet=AIM_1,
+    worksheets="03.0-Experiments",
+    columns={"Analysis_type": Name("name")},
+    model=AnalysisType,
+)
 
 
-@flow(name="analysis_type")
-def analysis_type_flow() -> LoadCounts:
+@flow(name=ANALYSIS_TYPES.name)
+def analysis_type_flow() -> State[Accounting]:
     """Load the distinct analysis types of all experiments into ``analysis_types``."""
-    cells = extract_column(source_from_environment(), SHEET, WORKSHEET, COLUMN)
-    counts = load_names(engine_from_environment(), AnalysisType, distinct_names(cells))
-    get_run_logger().info("analysis_types: %s", counts)
-    return counts
+    return load(ANALYSIS_TYPES)

@@ -1,0 +1,64 @@
+"""What a flow declares: which worksheets go into which table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from sqlalchemy import Column, Table, UniqueConstraint
+
+from ca_biositing.datamodels.models import Record
+from ca_biositing.pipeline.etl.fields import Field
+from ca_biositing.pipeline.sources import ExtractError, Source, alternatives
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Worksheets of a sheet, and the table that their rows go into.
+
+    ``worksheets`` is the worksheet's name, or a pattern such as ``03.[1-9]*`` for several. ``columns`` maps each
+    header to the kind of its cells; a cell may be empty where the table's column may be null.
+    """
+
+    name: str
+    sheet: str
+    worksheets: str
+    columns: Mapping[str, Field]
+    model: type[Record]
+
+    @property
+    def table(self) -> Table:
+        """Return the table."""
+        table = self.model.__table__
+        assert isinstance(table, Table)  # noqa: S101 - declarative models map tables, which their type does not say
+        return table
+
+    @property
+    def natural_key(self) -> Sequence[Column[object]]:
+        """Return the columns of the table's one unique constraint."""
+        (key,) = (each for each in self.table.constraints if isinstance(each, UniqueConstraint))
+        return list(key.columns)
+
+    @property
+    def loaded_columns(self) -> Sequence[Column[object]]:
+        """Return the table's columns that a worksheet fills: all that have no default."""
+        return [column for column in self.table.columns if column.identity is None and column.server_default is None]
+
+    def is_required(self, field: Field) -> bool:
+        """Say whether a cell of this kind must not be empty."""
+        return not self.table.c[field.column].nullable
+
+    def worksheets_in(self, source: Source) -> Sequence[str]:
+        """Return the names of the worksheets that the source has.
+
+        Raises:
+            ExtractError: the sheet is missing, or has no such worksheet.
+
+        """
+        present = source.worksheets(self.sheet)
+        names = [name for name in present if fnmatchcase(name, self.worksheets)]
+        if not names:
+            instead = alternatives("worksheet", self.worksheets, present)
+            raise ExtractError(
+                f"Worksheet '{self.worksheets}' of sheet '{self.sheet}' is missing. {instead} Name the worksheet so"
+            )
+        return names

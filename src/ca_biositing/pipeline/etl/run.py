@@ -1,0 +1,149 @@
+"""One run: a dataset's worksheets into its table, accounted for row by row."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, func, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import OperationalError
+
+from ca_biositing.datamodels.models import EtlRun
+from ca_biositing.pipeline.etl.dataset import Dataset
+from ca_biositing.pipeline.etl.extract import frames, header_problems
+from ca_biositing.pipeline.etl.load import Load
+from ca_biositing.pipeline.etl.validate import Validator
+from ca_biositing.pipeline.sources import ExtractError, Source
+
+Progress = Callable[[float, int], None]
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """What became of the rows that a run read: ``read == inserted + updated + unchanged + rejected``.
+
+    ``unchanged`` rows say what the table said before, or what another row of the run says. ``run_id`` is the run's
+    id in ``etl_run``, by which ``rejected_row`` lists the rejected ones.
+    """
+
+    run_id: int
+    read: int
+    inserted: int
+    updated: int
+    unchanged: int
+    rejected: int
+
+    def __str__(self) -> str:
+        """Return the counts as a line for people."""
+        return (
+            f"read {self.read} = inserted {self.inserted} + updated {self.updated} "
+            f"+ unchanged {self.unchanged} + rejected {self.rejected}"
+        )
+
+
+def run(
+    dataset: Dataset,
+    source: Source,
+    engine: Engine,
+    *,
+    flow_run_id: UUID | None = None,
+    on_progress: Progress = lambda _fraction, _rows: None,
+) -> Accounting:
+    """Load a dataset: every row of its worksheets is in its table afterwards, or in ``rejected_row``.
+
+    All of that and the accounting in ``etl_run`` is one transaction. A run that fails, or dies, leaves nothing but its
+    row in ``etl_run``, with status ``failed``; where it could not write that itself, the next run does.
+    ``on_progress`` is called with the fraction that was read, 0 to 1, and the rows so far. Runs of one dataset at once
+    wait for each other.
+
+    Raises:
+        ExtractError: a worksheet or a column is missing, or cannot be read.
+        sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or refuses.
+
+    """
+    with engine.connect() as connection:
+        run_id = _begin(connection, dataset.name, flow_run_id)
+        with _failed_unless_completed(engine, run_id), connection.begin():
+            accounting = _load(connection, dataset, source, run_id, on_progress)
+            _finish(
+                connection,
+                run_id,
+                status="completed",
+                read=accounting.read,
+                inserted=accounting.inserted,
+                updated=accounting.updated,
+                unchanged=accounting.unchanged,
+                rejected=accounting.rejected,
+            )
+    return accounting
+
+
+def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
+    with connection.begin():
+        # A client that was killed is noticed in the middle of a statement, instead of at its end.
+        connection.execute(text("SET client_connection_check_interval = '1s'"))
+        connection.execute(text("SET lock_timeout = '10min'"))
+        # Held until the connection ends: whoever has it knows that no other run of this flow is alive.
+        connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:flow, 0))"), {"flow": f"etl {flow}"})
+        dead = EtlRun.flow == flow, EtlRun.status == "running"
+        connection.execute(
+            update(EtlRun)
+            .where(*dead)
+            .values(status="failed", finished_at=func.now(), message="The run's process ended before the run did")
+        )
+        started = {"status": "running", "started_at": func.now(), "finished_at": None, "message": None}
+        # A flow run that is tried again goes on with the row it has.
+        statement = (
+            insert(EtlRun)
+            .values(flow=flow, flow_run_id=flow_run_id, **started)
+            .on_conflict_do_update(index_elements=["flow_run_id"], set_=started)
+            .returning(EtlRun.id)
+        )
+        return connection.execute(statement).scalar_one()
+
+
+@contextmanager
+def _failed_unless_completed(engine: Engine, run_id: int) -> Iterator[None]:
+    try:
+        yield
+    # Whatever ends the run, also a cancellation.
+    except BaseException as error:
+        # A new connection: the error may be that the other one is gone. The next run says it where this one cannot.
+        with suppress(OperationalError), engine.begin() as connection:
+            _finish(connection, run_id, status="failed", message=str(error) or type(error).__name__)
+        raise
+
+
+def _finish(connection: Connection, run_id: int, **values: object) -> None:
+    connection.execute(update(EtlRun).where(EtlRun.id == run_id).values(finished_at=func.clock_timestamp(), **values))
+
+
+def _load(connection: Connection, dataset: Dataset, source: Source, run_id: int, on_progress: Progress) -> Accounting:
+    names = dataset.worksheets_in(source)
+    with ExitStack() as stack:
+        worksheets = [stack.enter_context(source.open(dataset.sheet, name)) for name in names]
+        # All headers before the first row: one message says all that has to be mended.
+        if problems := [each for worksheet in worksheets for each in header_problems(worksheet, [*dataset.columns])]:
+            raise ExtractError(" | ".join(problems))
+        validator = Validator(dataset, connection)
+        load = Load(connection, dataset, run_id)
+        read = rejected = 0
+        for done, worksheet in enumerate(worksheets):
+            for frame in frames(worksheet, [*dataset.columns]):
+                validated = validator.validate(frame)
+                load.stage(worksheet.name, validated.records)
+                load.reject(worksheet.name, validated.rejected)
+                read += len(frame)
+                rejected += len(validated.rejected)
+                on_progress((done + worksheet.progress()) / len(worksheets), read)
+    rejected += load.reject_contradictions()
+    inserted, updated = load.upsert()
+    return Accounting(
+        run_id=run_id,
+        read=read,
+        inserted=inserted,
+        updated=updated,
+        unchanged=read - inserted - updated - rejected,
+        rejected=rejected,
+    )

@@ -1,0 +1,177 @@
+"""Validate: which rows can be loaded, and what is wrong with the others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+from sqlalchemy import Connection, select
+
+from ca_biositing.pipeline.etl.dataset import Dataset
+from ca_biositing.pipeline.etl.extract import ROW_NUMBER, ROW_PROBLEM
+from ca_biositing.pipeline.etl.fields import Reference
+from ca_biositing.pipeline.etl.transform import clean, fold
+
+_SHOWN_CHARACTERS = 200
+# Finding the nearest name is slow; whoever mistyped more names than this has the list of them.
+_MAX_SUGGESTIONS = 50
+# EXP-17 is near EXP-017; EXP-018 is another experiment.
+_NEAR = 0.92
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A frame's rows, parted.
+
+    ``records`` has ``row_number`` and the table's columns. ``rejected`` has one row per bad row: ``row_number``,
+    ``column_name`` and ``value`` of its first problem (null where the row as a whole is the problem), and ``reason``.
+    """
+
+    records: pl.DataFrame
+    rejected: pl.DataFrame
+
+
+class Validator:
+    """Validates frames of one dataset against its fields' checks and the records that it refers to.
+
+    Records that can be referred to are those in the database when the validator is made.
+    """
+
+    def __init__(self, dataset: Dataset, connection: Connection) -> None:
+        self._dataset = dataset
+        self._schema = pa.DataFrameSchema(
+            {
+                header: pa.Column(pl.String, list(field.checks()), nullable=not dataset.is_required(field))
+                for header, field in dataset.columns.items()
+            }
+        )
+        self._references = {
+            header: _Names(field, connection)
+            for header, field in dataset.columns.items()
+            if isinstance(field, Reference)
+        }
+
+    def validate(self, frame: pl.DataFrame) -> Validated:
+        """Return the frame's rows as records, and the rejected ones; see :func:`.extract.frames` for the frame."""
+        numbers = frame[ROW_NUMBER]
+        cells = pl.DataFrame([clean(frame[header]) for header in self._dataset.columns])
+        ids = {header: names.ids(cells[header]) for header, names in self._references.items()}
+        problems = pl.concat(
+            [
+                _row_problems(frame),
+                self._cell_problems(cells),
+                *(
+                    names.problems(header, cells[header], ids[header], len(frame.columns))
+                    for header, names in self._references.items()
+                ),
+            ]
+        )
+        bad = problems["index"].unique()
+        good = ~pl.Series(range(len(frame)), dtype=pl.Int32).is_in(bad.implode())
+        records = pl.DataFrame([numbers.filter(good)])
+        for header, field in self._dataset.columns.items():
+            if header in ids:
+                records = records.with_columns(ids[header].filter(good).alias(field.column))
+            else:
+                values = field.values(cells[header].filter(good))
+                records = records.with_columns(series.alias(column) for column, series in values.items())
+        return Validated(records, self._rejected(frame, problems))
+
+    def _cell_problems(self, cells: pl.DataFrame) -> pl.DataFrame:
+        try:
+            self._schema.validate(cells, lazy=True)
+        except SchemaErrors as errors:
+            cases: pl.DataFrame = errors.failure_cases
+        else:
+            return _no_problems()
+        return cases.select(
+            index=pl.col("index").cast(pl.Int32),
+            column=pl.col("column").cast(pl.String),
+            # No number: the cell is empty, which goes before whatever else is wrong with it.
+            order=pl.col("check_number").cast(pl.Int32).fill_null(-1),
+            reason=pl.when(pl.col("check") == "not_nullable").then(pl.lit("is empty")).otherwise(pl.col("check")),
+        )
+
+    def _rejected(self, frame: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
+        """Return one row per bad row, its columns' problems in the order of the columns."""
+        position = {header: place for place, header in enumerate(self._dataset.columns)}
+        first = (
+            problems.with_columns(position=pl.col("column").replace_strict(position, default=-1, return_dtype=pl.Int32))
+            .sort("index", "position", "order")
+            .unique(["index", "position"], keep="first", maintain_order=True)
+        )
+        # A row that is wrong as a whole has no cell of which anything could be said.
+        first = first.filter((pl.col("position") == -1) | (pl.col("position").min().over("index") >= 0))
+        by_row = first.group_by("index", maintain_order=True).agg(
+            column_name=pl.col("column").first(),
+            reason=pl.format("{} {}", pl.col("column").fill_null("the row"), pl.col("reason")).str.join("; "),
+        )
+        cells = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int32))
+        value = pl.coalesce(
+            pl.when(pl.col("column_name") == header).then(pl.col(header)) for header in self._dataset.columns
+        )
+        shown = pl.when(value.str.len_chars() > _SHOWN_CHARACTERS).then(value.str.head(_SHOWN_CHARACTERS) + "…")
+        return by_row.join(cells, on="index", maintain_order="left").select(
+            ROW_NUMBER,
+            "column_name",
+            value=shown.otherwise(value).str.replace_all("\0", "\N{REPLACEMENT CHARACTER}", literal=True),
+            reason="reason",
+        )
+
+
+class _Names:
+    """The names of the records in a table that others refer to."""
+
+    def __init__(self, field: Reference, connection: Connection) -> None:
+        self._table = field.model.__tablename__
+        rows = connection.execute(select(field.model.name_key, field.model.name, field.model.id)).all()
+        self._spellings: Mapping[str, str] = {key: name for key, name, _ in rows}
+        self._ids = pl.DataFrame(
+            {"key": [row.name_key for row in rows], "id": [row.id for row in rows]},
+            schema={"key": pl.String, "id": pl.Int32},
+        )
+        self._suggestions: dict[str, str] = {}
+
+    def ids(self, cells: pl.Series) -> pl.Series:
+        """Return the ids of the records that the cells name; null where there is none."""
+        return fold(cells).to_frame("key").join(self._ids, on="key", how="left", maintain_order="left")["id"]
+
+    def problems(self, header: str, cells: pl.Series, ids: pl.Series, order: int) -> pl.DataFrame:
+        """Return a problem for each cell that names no record."""
+        missing = (
+            pl.DataFrame({"cell": cells, "id": ids})
+            .with_row_index("index")
+            .filter(pl.col("cell").is_not_null() & pl.col("id").is_null())
+        )
+        reasons = {cell: self._reason(cell) for cell in missing["cell"].unique()}
+        return missing.select(
+            index=pl.col("index").cast(pl.Int32),
+            column=pl.lit(header),
+            order=pl.lit(order, dtype=pl.Int32),
+            reason=pl.col("cell").replace_strict(reasons, return_dtype=pl.String) if reasons else pl.lit(""),
+        )
+
+    def _reason(self, cell: str) -> str:
+        if cell not in self._suggestions and len(self._suggestions) < _MAX_SUGGESTIONS:
+            near = get_close_matches(cell.casefold()[:_SHOWN_CHARACTERS], self._spellings, n=1, cutoff=_NEAR)
+            self._suggestions[cell] = f"; did you mean '{self._spellings[near[0]]}'?" if near else ""
+        return f"is not in {self._table}, where it must be first" + self._suggestions.get(cell, "")
+
+
+def _row_problems(frame: pl.DataFrame) -> pl.DataFrame:
+    return (
+        frame.with_row_index("index")
+        .filter(pl.col(ROW_PROBLEM).is_not_null())
+        .select(
+            index=pl.col("index").cast(pl.Int32),
+            column=pl.lit(None, dtype=pl.String),
+            order=pl.lit(0, dtype=pl.Int32),
+            reason=ROW_PROBLEM,
+        )
+    )
+
+
+def _no_problems() -> pl.DataFrame:
+    return pl.DataFrame(schema={"index": pl.Int32, "column": pl.String, "order": pl.Int32, "reason": pl.String})

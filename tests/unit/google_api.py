@@ -1,0 +1,215 @@
+"""A stand-in for what is used of Google's API: the token endpoint, Drive's list of files, Sheets' values.
+
+It is strict where Google is: it checks a token request's signature and scopes, and without a token that it gave it
+answers nothing.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from google.auth import jwt
+
+EMAIL = "etl@project.iam.gserviceaccount.com"
+SCOPES = {
+    "https://www.googleapis.com/auth/spreadsheets.readonly",
+    "https://www.googleapis.com/auth/drive.metadata.readonly",
+}
+AUDIENCE = "https://oauth2.googleapis.com/token"  # of google-auth's tokens, wherever they are asked for
+FILES_PER_PAGE = 2
+HANG_UP = 0
+
+Answer = tuple[int, object]
+
+
+@dataclass
+class Spreadsheet:
+    """A spreadsheet that is shared with the account: worksheets are rows of cells, or None where one is a chart."""
+
+    id: str
+    title: str
+    worksheets: Mapping[str, Sequence[Sequence[object]] | None]
+    trashed: bool = False
+
+
+@dataclass
+class _Failure:
+    path: str
+    answer: Answer
+    times: int
+    headers: Mapping[str, str]
+
+
+class RefusedError(Exception):
+    """A request that Google would not answer."""
+
+    def __init__(self, status: int, message: str, code: str, **details: str) -> None:
+        body = {"error": {"code": status, "message": message, "status": code, "details": [details]}}
+        self.answer: Answer = status, body
+
+
+@cache
+def private_key() -> rsa.RSAPrivateKey:
+    """Return the account's key, made once per test run."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+class GoogleApi(ThreadingHTTPServer):
+    """The stand-in. ``log`` has the path of each request, ``revoked`` is why the key is refused."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.spreadsheets: list[Spreadsheet] = []
+        self.log: list[str] = []
+        self.tokens: set[str] = set()
+        self.revoked = ""
+        self.failures: list[_Failure] = []
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What Google's console gives to download."""
+        pem = private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return {
+            "type": "service_account",
+            "project_id": "project",
+            "private_key": pem.decode(),
+            "client_email": EMAIL,
+            "token_uri": f"{self.url}/token",
+        }
+
+    def fail(
+        self, path: str, answer: RefusedError | Answer, *, times: int = 1, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer so to the next requests whose path begins so; the status HANG_UP is for no answer at all."""
+        status_and_body = answer.answer if isinstance(answer, RefusedError) else answer
+        self.failures.append(_Failure(path, status_and_body, times, headers or {}))
+
+    def asked(self, path: str) -> int:
+        """Return how many requests came whose path begins so."""
+        return sum(line.startswith(path) for line in self.log)
+
+    def answer(self, path: str, query: Mapping[str, str], authorization: str) -> tuple[Answer, Mapping[str, str]]:
+        """Answer a request: status and body, and headers."""
+        for failure in self.failures:
+            if failure.times and path.startswith(failure.path):
+                failure.times -= 1
+                return failure.answer, failure.headers
+        try:
+            return self._answer(path, query, authorization), {}
+        except RefusedError as refused:
+            return refused.answer, {}
+        except (AssertionError, LookupError, ValueError) as unexpected:
+            return (400, f"The stand-in does not know that: {unexpected!r}"), {}
+
+    def _answer(self, path: str, query: Mapping[str, str], authorization: str) -> Answer:
+        if path == "/token":
+            return self._token(query)
+        if authorization.removeprefix("Bearer ") not in self.tokens:
+            raise RefusedError(401, "Request had invalid authentication credentials.", "UNAUTHENTICATED")
+        if path == "/drive/v3/files":
+            return 200, self._files(query)
+        if path.startswith("/v4/spreadsheets/"):
+            return 200, self._spreadsheet(path.split("/")[3:], query)
+        return 404, "<html>Not Found</html>"
+
+    def _token(self, form: Mapping[str, str]) -> Answer:
+        public_key = private_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
+        claims = jwt.decode(form["assertion"], certs=public_key, audience=AUDIENCE)  # type: ignore[no-untyped-call]
+        assert claims["iss"] == EMAIL
+        assert set(claims["scope"].split()) == SCOPES
+        if self.revoked:
+            return 400, {"error": "invalid_grant", "error_description": self.revoked}
+        token = f"token-{len(self.log)}"
+        self.tokens.add(token)
+        return 200, {"access_token": token, "expires_in": 3599, "token_type": "Bearer"}
+
+    def _files(self, query: Mapping[str, str]) -> object:
+        assert query["q"] == "mimeType = 'application/vnd.google-apps.spreadsheet' and trashed = false"
+        found = [{"id": each.id, "name": each.title} for each in self.spreadsheets if not each.trashed]
+        start = int(query.get("pageToken", "0"))
+        end = start + FILES_PER_PAGE
+        return {"files": found[start:end], **({"nextPageToken": str(end)} if end < len(found) else {})}
+
+    def _spreadsheet(self, path: Sequence[str], query: Mapping[str, str]) -> object:
+        sheet = next((each for each in self.spreadsheets if each.id == path[0]), None)
+        if sheet is None:
+            raise RefusedError(404, "Requested entity was not found.", "NOT_FOUND")
+        if path[1:] == []:
+            kinds = {name: "OBJECT" if rows is None else "GRID" for name, rows in sheet.worksheets.items()}
+            return {"sheets": [{"properties": {"title": name, "sheetType": kind}} for name, kind in kinds.items()]}
+        assert query["valueRenderOption"] == "UNFORMATTED_VALUE"
+        assert query["dateTimeRenderOption"] == "FORMATTED_STRING"
+        quoted = unquote(path[2])
+        assert quoted[0] == quoted[-1] == "'"
+        rows = sheet.worksheets.get(quoted[1:-1].replace("''", "'"))
+        if rows is None:
+            raise RefusedError(400, f"Unable to parse range: {quoted}", "INVALID_ARGUMENT")
+        values = _without_end([_without_end([_shown(cell) for cell in row]) for row in rows])
+        return {"range": quoted, "majorDimension": "ROWS", **({"values": values} if values else {})}
+
+
+@contextmanager
+def google_api() -> Iterator[GoogleApi]:
+    """Serve the stand-in."""
+    with GoogleApi() as api:
+        thread = Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield api
+        finally:
+            api.shutdown()
+            thread.join()
+
+
+def _shown(cell: object) -> object:
+    """Return a cell as JSON has it; a date as it is displayed in a column whose format is ISO 8601."""
+    if isinstance(cell, date):
+        return cell.isoformat()
+    return "" if cell is None else cell
+
+
+def _without_end(values: list[object]) -> list[object]:
+    """Return the values without those at the end that are empty, which Google does not send."""
+    while values and values[-1] in ("", []):
+        values.pop()
+    return values
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in two packets takes 40 ms longer
+
+    def _handle(self) -> None:
+        api = cast("GoogleApi", self.server)
+        form = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        url = urlsplit(self.path)
+        api.log.append(self.path if self.command == "CONNECT" else url.path)
+        query = {name: values[0] for name, values in parse_qs(form or url.query).items()}
+        (status, content), headers = api.answer(url.path, query, self.headers.get("Authorization", ""))
+        if status == HANG_UP:
+            self.close_connection = True
+            return
+        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_CONNECT = _handle  # noqa: N815 - http.server's names
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        pass

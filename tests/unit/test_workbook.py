@@ -1,0 +1,297 @@
+"""Reading Excel workbooks, and what is said when that does not work."""
+
+import datetime as dt
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openpyxl import Workbook
+from openpyxl.chart import BarChart
+
+from ca_biositing.pipeline.sources import ExtractError, source_from_environment
+from ca_biositing.pipeline.sources.cells import cell_text
+from ca_biositing.pipeline.sources.workbook import WorkbookFolder
+
+PAGE = "xl/worksheets/sheet1.xml"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> WorkbookFolder:
+    """Return the source that reads the test's folder."""
+    return WorkbookFolder(tmp_path)
+
+
+def write(folder: Path, *rows: list[object]) -> Path:
+    """Write sheet Lab with these rows in worksheet Samples, behind a chart sheet."""
+    workbook = Workbook()
+    page = workbook.active
+    assert page
+    page.title = "Samples"
+    for row in rows:
+        page.append(row)
+    workbook.create_chartsheet("Chart", 0).add_chart(BarChart())
+    workbook.save(folder / "Lab.xlsx")
+    return folder / "Lab.xlsx"
+
+
+def edit(path: Path, old: str, new: str, part: str = PAGE) -> None:
+    """Replace text in a part of a workbook."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert old.encode() in parts[part]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.replace(old.encode(), new.encode()) if name == part else content)
+
+
+def read(source: WorkbookFolder) -> list[list[str]]:
+    """Return the header and the rows of the worksheet that all of these tests ask for."""
+    with source.open("Lab", "Samples") as opened:
+        return [list(opened.header), *map(list, opened.rows)]
+
+
+def refusal(read: Callable[[], object], *parts: str) -> None:
+    """Compare what is said."""
+    with pytest.raises(ExtractError) as caught:
+        read()
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (" Rice\u00a0", " Rice\u00a0"),
+        (True, "TRUE"),
+        (False, "FALSE"),
+        (18, "18"),
+        (18.0, "18"),
+        (-0.0, "0"),
+        (0.1 + 0.2, "0.3"),
+        (1 / 3, "0.333333333333333"),
+        (1e-05, "0.00001"),
+        (-2.5e-07, "-0.00000025"),
+        (123456789012345, "123456789012345"),
+        (1234567890123456789, "1234567890123460000"),
+        (1e15, "1000000000000000"),
+        (dt.datetime(2023, 9, 7), "2023-09-07"),
+        (dt.date(2023, 9, 7), "2023-09-07"),
+        (dt.datetime(2023, 9, 7, 10, 30), "2023-09-07T10:30:00"),
+        (dt.time(10, 30), "10:30:00"),
+        (dt.timedelta(hours=26), "1 day, 2:00:00"),
+    ],
+    ids=str,
+)
+def test_a_cell_is_text(source: WorkbookFolder, tmp_path: Path, value: object, text: str) -> None:
+    """Also after Excel's format."""
+    assert cell_text(value) == text
+
+    write(tmp_path, ["Value"], [value, "end"])
+    assert read(source)[1] == [text, "end"]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63))
+def test_a_number_keeps_15_digits_and_has_no_exponent(number: float) -> None:
+    text = cell_text(number)
+
+    assert float(text) == float(format(number, ".15g"))
+    assert set(text) <= set("-.0123456789")
+
+
+def test_what_a_formula_gave_is_read(source: WorkbookFolder, tmp_path: Path) -> None:
+    """As it was saved, an error's text, too."""
+    path = write(tmp_path, ["Sum", "Error", "Never calculated"], ["=1+1", "=A9", "=1+1"])
+    edit(path, '<c r="A2"><f>1+1</f><v />', '<c r="A2"><f>1+1</f><v>2</v>')
+    edit(path, '<c r="B2"><f>A9</f><v />', '<c r="B2" t="e"><f>A9</f><v>#REF!</v>')
+
+    assert read(source)[1] == ["2", "#REF!", ""]
+
+
+def test_a_control_character_is_itself(source: WorkbookFolder, tmp_path: Path) -> None:
+    """Excel writes it in a form of its own."""
+    write(tmp_path, ["Notes"], ["a_x000D_\nb_x005F_x000D_ \U0001f33e _xD83C__xDF3E_ _xD83C_"])
+
+    assert read(source)[1] == ["a\r\nb_x000D_ \U0001f33e \U0001f33e \ufffd"]
+
+
+def test_rows_are_where_a_spreadsheet_shows_them(source: WorkbookFolder, tmp_path: Path) -> None:
+    """Blank ones are rows, cells beyond the header are there, and what is only formatted behind all rows is not."""
+    path = write(tmp_path, ["Name", "Crop", None, ""], ["a"], [], [None, ""], ["b", None, None, "beyond", None])
+    edit(path, "</sheetData>", '<row r="99999"><c r="ZZ99999" s="0" /></row></sheetData>')
+
+    assert read(source) == [["Name", "Crop"], ["a", ""], ["", ""], ["", ""], ["b", "", "", "beyond"]]
+
+
+@pytest.mark.parametrize("stated", ["A1", "A1:A2", "A1:XFD1048576"])
+def test_a_size_that_is_not_true(source: WorkbookFolder, tmp_path: Path, stated: str) -> None:
+    """Exporters state any: no row and no column is lost."""
+    path = write(tmp_path, ["Name", "Crop"], ["a", "Rice"], ["b", "Corn"])
+    edit(path, '<dimension ref="A1:B3" />', f'<dimension ref="{stated}" />')
+
+    assert read(source) == [["Name", "Crop"], ["a", "Rice"], ["b", "Corn"]]
+
+
+@pytest.mark.parametrize(
+    ("stated", "progress"),
+    [
+        ('<dimension ref="A1:A4" />', [0.25, 0.5, 0.75, 0.0, 1.0]),
+        ('<dimension ref="A1" />', [0.0, 0.0, 0.0, 0.0, 1.0]),
+        ("", [0.0, 0.0, 0.0, 0.0, 1.0]),
+    ],
+    ids=["true", "not-true", "none"],
+)
+def test_progress(source: WorkbookFolder, tmp_path: Path, stated: str, progress: list[float]) -> None:
+    """Is what the stated size makes of it, and nothing where that cannot be."""
+    path = write(tmp_path, ["Name"], ["a"], ["b"], ["c"])
+    edit(path, '<dimension ref="A1:A4" />', stated)
+
+    with source.open("Lab", "Samples") as opened:
+        said = [opened.progress(), *(opened.progress() for _ in opened.rows), opened.progress()]
+
+    assert said == progress
+
+
+def test_the_file_is_closed(source: WorkbookFolder, tmp_path: Path) -> None:
+    """Also when not all was read."""
+    write(tmp_path, ["Name"], ["a"], ["b"])
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+
+    with source.open("Lab", "Samples") as opened:
+        next(opened.rows)
+
+    assert len(list(descriptors.iterdir())) == before
+
+
+def test_an_error_of_the_reader_stays_what_it_is(source: WorkbookFolder, tmp_path: Path) -> None:
+    """And is not taken for a damaged file."""
+    write(tmp_path, ["Name"], ["a"])
+
+    with pytest.raises(ZeroDivisionError), source.open("Lab", "Samples"):
+        raise ZeroDivisionError
+
+
+def test_worksheets_are_named(source: WorkbookFolder, tmp_path: Path) -> None:
+    """A chart is none."""
+    write(tmp_path, ["Name"])
+
+    assert source.worksheets("Lab") == ["Samples"]
+
+
+def test_the_environment_names_it(tmp_path: Path) -> None:
+    write(tmp_path, ["Name"])
+
+    source = source_from_environment({"ETL_SOURCE": "xlsx", "ETL_SOURCE_DIRECTORY": str(tmp_path)})
+
+    assert source.worksheets("Lab") == ["Samples"]
+
+
+@pytest.mark.parametrize("worksheet", ["samples", "Chart"])
+def test_a_worksheet_that_is_missing(source: WorkbookFolder, tmp_path: Path, worksheet: str) -> None:
+    path = write(tmp_path, ["Name"])
+
+    with pytest.raises(ExtractError) as caught, source.open("Lab", worksheet):
+        pass
+
+    for part in [f"Worksheet '{worksheet}' of sheet 'Lab' is missing", str(path), "Present: 'Samples'."]:
+        assert part in str(caught.value)
+
+
+def test_a_sheet_that_is_missing(source: WorkbookFolder, tmp_path: Path) -> None:
+    """Excel's mark that a workbook is open is no sheet."""
+    (tmp_path / "lab.xlsx").touch()
+    (tmp_path / "~$lab.xlsx").touch()
+
+    refusal(
+        lambda: read(source),
+        f"Sheet 'Lab' is missing: there is no file {tmp_path / 'Lab.xlsx'}. Present: 'lab'. Did you mean 'lab'?",
+        "Put the sheet there as an Excel workbook",
+    )
+
+
+def test_a_source_folder_that_is_missing(tmp_path: Path) -> None:
+    refusal(
+        lambda: read(WorkbookFolder(tmp_path / "nowhere")), str(tmp_path / "nowhere"), "'Lab'", "ETL_SOURCE_DIRECTORY"
+    )
+
+
+def test_a_folder_in_place_of_a_workbook(source: WorkbookFolder, tmp_path: Path) -> None:
+    (tmp_path / "Lab.xlsx").mkdir()
+
+    refusal(lambda: read(source), "Sheet 'Lab'", str(tmp_path / "Lab.xlsx"), "cannot be read: Is a directory", "right")
+
+
+@pytest.mark.parametrize("rows", [[], [[None, ""], ["a"]]], ids=["nothing", "blank"])
+def test_a_worksheet_without_a_header(source: WorkbookFolder, tmp_path: Path, rows: list[list[object]]) -> None:
+    path = write(tmp_path, *rows)
+
+    refusal(lambda: read(source), f"Worksheet 'Samples' of sheet 'Lab' ({path}) has no header: row 1 is empty")
+
+
+def test_rows_that_begin_later_have_no_header(source: WorkbookFolder, tmp_path: Path) -> None:
+    write(tmp_path, [], [], ["Name"], ["a"])
+
+    refusal(lambda: read(source), "has no header: row 1 is empty")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"Name,Crop\n", "no Excel workbook, whatever its name says"),
+        (b"<html><table>", "no Excel workbook, whatever its name says"),
+        (b"", "no Excel workbook, whatever its name says"),
+        (bytes.fromhex("D0CF11E0A1B11AE1") + bytes(1000), "old .xls workbook or protected by a password"),
+        (b"PK\x03\x04 and nothing more", "is damaged, or no Excel workbook (BadZipFile: "),
+    ],
+    ids=["csv", "html", "empty", "ole", "cut-zip"],
+)
+def test_what_is_no_workbook(source: WorkbookFolder, tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "Lab.xlsx").write_bytes(content)
+
+    refusal(lambda: read(source), f"Sheet 'Lab' ({tmp_path / 'Lab.xlsx'}) is", says, ".xlsx")
+
+
+def test_a_zip_file_of_something_else(source: WorkbookFolder, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "folder")
+    Path(archive).rename(tmp_path / "Lab.xlsx")
+
+    refusal(lambda: read(source), "is damaged, or no Excel workbook (KeyError: ")
+
+
+def test_a_worksheet_that_is_damaged(source: WorkbookFolder, tmp_path: Path) -> None:
+    """Says from which row on."""
+    path = write(tmp_path, ["Name"], ["a"], ["b"])
+    edit(path, '<row r="3">', '<row r="3"><wrong>')
+
+    refusal(lambda: read(source), f"Worksheet 'Samples' of sheet 'Lab' ({path}) is damaged after row 2 (ParseError: ")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    part=st.integers(0, 99), at=st.floats(0, 1, exclude_max=True), byte=st.none() | st.binary(min_size=1, max_size=1)
+)
+def test_any_damage_is_said_or_harmless(
+    source: WorkbookFolder, tmp_path: Path, part: int, at: float, byte: bytes | None
+) -> None:
+    """A byte is changed anywhere in the archive or in one of its parts, or the rest is cut off."""
+    path = write(tmp_path, ["Name", "Date"], ["a", dt.date(2023, 9, 7)], ["b", 1.5])
+    with zipfile.ZipFile(path) as archive:
+        parts = {"": path.read_bytes()} | {name: archive.read(name) for name in archive.namelist()}
+    damaged = sorted(parts)[part % len(parts)]
+    index = int(at * len(parts[damaged]))
+    parts[damaged] = parts[damaged][:index] + (byte + parts[damaged][index + 1 :] if byte else b"")
+    path.write_bytes(parts.pop(""))
+    if damaged:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(name, content)
+
+    with suppress(ExtractError):
+        read(source)
