@@ -50,7 +50,7 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --tags worker
 
 ##@ Looking and working
-.PHONY: service-status status service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db check-db-health
+.PHONY: service-status status service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db rejected-rows check-db-health
 service-status: $(VENV)/controller ## one screen: services, last run, rows
 	@mkdir -p .cache
 	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt >.cache/status.log || { cat .cache/status.log; exit 1; }
@@ -80,11 +80,16 @@ access-db: $(VENV)/controller ## psql in the application's database
 access-prefect-db: $(VENV)/controller ## psql in Prefect's database
 	@$(ON) database runuser --user postgres -- psql prefect_db
 
+REJECTED = SELECT flow, worksheet, row_number, column_name, value, reason FROM rejected_row JOIN etl_run ON etl_run.id = etl_run_id \
+	WHERE etl_run_id IN (SELECT max(id) FROM etl_run WHERE status = 'completed' GROUP BY flow) ORDER BY etl_run_id, worksheet, row_number
+rejected-rows: $(VENV)/controller ## the rows that each flow's last run did not load, and why
+	@$(ON) database runuser --user postgres -- psql --pset pager=off --command "$(REJECTED)" biocirv_db
+
 check-db-health: $(VENV)/controller ## "accepting connections", or not
 	@$(ON) database pg_isready
 
 ##@ Development
-.PHONY: test lint test-unit test-integration test-molecule bench-converge lock help
+.PHONY: test lint test-unit test-integration test-molecule bench-converge bench-etl lock help
 test: lint test-unit test-integration ## everything that CI runs
 	@$(MAKE) test-molecule DEBIAN=13
 	@$(MAKE) test-molecule DEBIAN=12
@@ -110,6 +115,10 @@ test-molecule: $(VENV)/dev ## a scenario on a container: DEBIAN=12|13, SCENARIO=
 
 bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes
 	$(VENV)/bin/python benchmarks/converge.py
+
+bench-etl: $(VENV)/dev ## the ETL's load beside raw COPY and an ORM, with up to a million rows
+	@$(PLAY) target/image.yml
+	$(VENV)/bin/python -m benchmarks.etl
 
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE=1: to the newest versions

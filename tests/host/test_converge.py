@@ -118,3 +118,29 @@ def test_a_machine_without_docker_gets_advice(inventory: "Inventory", tmp_path: 
     refused = inventory.playbook("site.yml", PATH=str(tmp_path))
     assert refused.returncode != 0
     assert "make up" in refused.stdout
+
+
+@pytest.mark.disruptive
+def test_a_google_key_is_the_worker_s_alone(inventory: "Inventory", worker: Host, tmp_path: Path) -> None:
+    """It is shown nowhere, flows find it, and it goes when its variable does."""
+    secret = f"key-{uuid.uuid4().hex}"
+    key = tmp_path / "key.json"
+    key.write_text(f'{{"type": "service_account", "private_key": "{secret}"}}\n', encoding="utf-8")
+    path = "/etc/biocirv/google.json"
+    google = f'{{"google_credentials_file": "{key}", "flow_environment": {{"ETL_SOURCE": "google"}}}}'
+
+    done = inventory.playbook("site.yml", "--diff", "--extra-vars", google)
+
+    assert done.returncode == 0, done.stdout
+    assert secret not in done.stdout
+    assert (worker.file(path).mode, worker.file(path).user) == (0o400, "prefect-worker")
+    failed = inventory.playbook("playbooks/run_etl.yml")
+    assert re.search(r"google\.json \(CREDENTIALS_PATH\) is incomplete: it lacks .*client_email", failed.stdout), (
+        failed.stdout
+    )
+    assert secret not in failed.stdout
+
+    again = inventory.playbook("site.yml")
+
+    assert again.returncode == 0, again.stdout
+    assert not worker.file(path).exists

@@ -17,7 +17,9 @@ SHEET = Path(__file__).parents[2] / "data/sample/Aim 1-Feedstock Collection and 
 COLUMNS = {
     "primary_product": ("01-BasicSampleInfo", "Primary_crop"),
     "analysis_types": ("03.0-Experiments", "Analysis_type"),
+    "experiment": ("03.0-Experiments", "Exper_id"),
 }
+FLOWS = ("primary_product", "analysis_type", "field_sample", "experiment", "observation")
 
 
 def distinct(worksheet: str, column: str) -> int:
@@ -66,9 +68,14 @@ def test_master_run_loads_what_the_sheets_hold(inventory: "Inventory", database:
     for _ in range(2):
         done = inventory.playbook("playbooks/run_etl.yml")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(re.findall(r"(?m)^\s+(Master ETL Flow|primary_product|analysis_type) +Completed", done.stdout)) == 3
+        assert re.search(r"(?m)^\s+Master ETL Flow +Completed", done.stdout), done.stdout
+        for flow in FLOWS:
+            accounting = re.search(rf"(?m)^\s+{flow} +Completed +read (\d+) = (.+)$", done.stdout)
+            assert accounting, done.stdout
+            assert int(accounting[1]) == sum(map(int, re.findall(r"\d+", accounting[2]))) > 0
     for table, (worksheet, column) in COLUMNS.items():
         assert count(database, table) == distinct(worksheet, column) > 0
+    assert count(database, "observation") > 0
 
 
 @pytest.mark.disruptive
@@ -93,6 +100,8 @@ def test_a_missing_worksheet_fails_its_flow_alone(inventory: "Inventory", worker
         )
     assert failed.returncode != 0
     assert re.search(r"Master ETL Flow +Failed", failed.stdout), failed.stdout
-    assert re.search(rf"primary_product +Failed .*{worksheet}", failed.stdout), failed.stdout
-    assert re.search(r"analysis_type +Completed", failed.stdout), failed.stdout
+    for flow in ("primary_product", "field_sample"):
+        assert re.search(rf"{flow} +Failed .*{worksheet}", failed.stdout), failed.stdout
+    for flow in ("analysis_type", "experiment", "observation"):
+        assert re.search(rf"{flow} +Completed", failed.stdout), failed.stdout
     assert count(database, "analysis_types") == distinct(*COLUMNS["analysis_types"])

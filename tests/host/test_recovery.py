@@ -75,7 +75,7 @@ def test_services_wait_for_what_they_need(database: Host, server: Host, url: str
 
 def count(database: Host) -> int:
     """Return the number of rows that the master flow loaded."""
-    statement = "SELECT (SELECT count(*) FROM primary_product) + (SELECT count(*) FROM analysis_types)"
+    statement = "SELECT (SELECT count(*) FROM primary_product) + (SELECT count(*) FROM observation)"
     return int(database.check_output("runuser --user postgres -- psql -Atc %s biocirv_db", statement))
 
 

@@ -61,7 +61,7 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
             if any(cells[len(header) :]):
                 problem = (
                     f"has {len(cells)} cells, but the header has {len(header)}; "
-                    "put double quotes around a text that contains a comma"
+                    "name the other columns, or put double quotes around a text that contains a comma"
                 )
             row = [*cells, *[""] * (len(header) - len(cells))]
         frame.numbers.append(number)

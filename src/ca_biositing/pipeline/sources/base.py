@@ -23,10 +23,10 @@ class SourceUnavailableError(ExtractError):
 class Worksheet:
     """A worksheet's header and rows, as text, unchanged.
 
-    ``location`` says where it is read from, in words for people. ``rows`` are those below the header, in order,
-    none left out: the first is row 2 of the spreadsheet. They are read as they are asked for, and may raise
-    :class:`ExtractError`. A row may have fewer or more cells than the header. A byte that is no text in the
-    worksheet's encoding is there as a lone surrogate, as Python's ``surrogateescape`` has it. ``progress`` tells
+    ``location`` says where it is read from, in words for people. ``rows`` are those below the header, in order: the
+    first is row 2 of the spreadsheet, and none is left out but blank ones at the end. They are read as they are asked
+    for, and may raise :class:`ExtractError`. A row may have fewer or more cells than the header. A byte that is no text
+    in the worksheet's encoding is there as a lone surrogate, as Python's ``surrogateescape`` has it. ``progress`` tells
     how much of the worksheet was read, 0 to 1.
     """
 
