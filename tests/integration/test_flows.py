@@ -169,7 +169,7 @@ def test_the_sample_data_is_as_untidy_as_a_lab_s(source: Path) -> None:
 
 def test_prefect_shows_the_accounting(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
     """Tags, a table with the counts, and the rejected rows with what to do about them, whatever they hold."""
-    bad = ["S|1", "<script>alert(1)</script>", "", "", "", "", "`x`", ""]
+    bad = ["S|1", "Ash", "", "", "", "<script>_1_</script>", "`x`", ""]
     path = source / SHEET / f"{SAMPLES}.csv"
     with path.open("a", encoding="utf-8", newline="") as file:
         csv.writer(file).writerow(bad)
@@ -183,12 +183,16 @@ def test_prefect_shows_the_accounting(prefect: SyncPrefectClient, migrated_datab
     assert str(counts).replace("'", '"') in str(shown["accounting-field-sample"].data)
     page = str(shown["rejected-rows-field-sample"].data)
     assert "2 of 61 rows were not loaded. Correct them in the worksheet, and run the flow again" in page
-    assert "| 01&#45;BasicSampleInfo | 62 | Provider" not in page
-    assert "| 62 | Provider&#95;code |  | Provider&#95;code is empty; Sample&#95;amount&#95;kg is not a number" in page
-    assert "<script>" not in page
-    assert "12,5" in page
+    assert "### 01-BasicSampleInfo" in page
+    assert r"- **Row 46** '12,5': Sample\_amount\_kg has a comma" in page
+    assert r"- **Row 62** Provider\_code is empty; Collection\_date is not a date" in page
     (run_id,) = query(migrated_database, "SELECT id FROM etl_run WHERE flow_run_id = :run", run=run.id)
     assert f"WHERE etl_run_id = {run_id[0]} " in page
+    path.write_text('Primary_crop\n"<b>_1_|`"\n#REF!\n', encoding="utf-8")
+    state = AVAILABLE_FLOWS["primary_product"](return_state=True)
+    assert state.state_details.flow_run_id
+    page = str(artifacts(prefect, state.state_details.flow_run_id)["rejected-rows-primary-product"].data)
+    assert r"- **Row 3** '\#REF\!': Primary\_crop is the error of a formula" in page
     assert artifacts(prefect, children["experiment"].id)["rejected-rows-experiment"].data == "No row was rejected."
 
 

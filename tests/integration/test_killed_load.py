@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 from ca_biositing.pipeline.etl.run import run
 from ca_biositing.pipeline.flows.observation import OBSERVATIONS
@@ -73,6 +74,24 @@ def wait_until(connection: Connection, process: subprocess.Popen[bytes], phase: 
         assert time.monotonic() < deadline, f"the load was never where {phase}"
         connection.rollback()
         time.sleep(0.01)
+
+
+def test_a_lost_connection_is_the_database_s_error(migrated_database: Engine) -> None:
+    """Also between two COPYs, which SQLAlchemy does not see; the run is failed, and another one works."""
+    samples = CsvFolder(Path(__file__).parents[2] / "data" / "sample")
+
+    def cut(_fraction: float, _rows: int) -> None:
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        with migrated_database.begin() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(pid, 10000) " + others))
+
+    with pytest.raises(OperationalError):
+        run(OBSERVATIONS, samples, migrated_database, on_progress=cut)
+
+    assert run(OBSERVATIONS, samples, migrated_database).rejected > 0
+    with migrated_database.connect() as connection:
+        runs = connection.execute(text("SELECT status, read FROM etl_run ORDER BY id")).all()
+        assert [tuple(row) for row in runs] == [("failed", 0), ("completed", 410)]
 
 
 @pytest.mark.usefixtures("prefect")

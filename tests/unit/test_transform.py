@@ -19,7 +19,7 @@ from ca_biositing.pipeline.etl.transform import clean, fold
         ("Corn\N{NO-BREAK SPACE}\N{EM SPACE}stover", "Corn stover"),
         ("two\nlines", "two lines"),
         ("Jalapen\N{COMBINING TILDE}o", "Jalapeño"),
-        ("\N{ZERO WIDTH NO-BREAK SPACE}Corn\N{ZERO WIDTH SPACE}", "Corn"),
+        ("\N{ZERO WIDTH NO-BREAK SPACE}Co\N{WORD JOINER}rn\N{ZERO WIDTH SPACE}\N{LEFT-TO-RIGHT MARK}", "Corn"),
         ("", None),
         (" \N{NO-BREAK SPACE}\r\n", None),
         (None, None),

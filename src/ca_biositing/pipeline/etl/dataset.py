@@ -25,6 +25,20 @@ class Dataset:
     columns: Mapping[str, Field]
     model: type[Record]
 
+    def __post_init__(self) -> None:
+        """Refuse, when the module is imported, what could only fail at each load."""
+        columns = self.table.columns
+        if unknown := self.filled.keys() - columns.keys():
+            raise ValueError(f"{self.name}: {self.table} has no column {', '.join(sorted(unknown))}")
+        required = {
+            column.name for column in columns if not (column.nullable or column.identity or column.server_default)
+        }
+        if unfilled := required - self.filled.keys():
+            raise ValueError(f"{self.name}: no cell fills {', '.join(sorted(unfilled))} of {self.table}")
+        keys = sum(isinstance(each, UniqueConstraint) for each in self.table.constraints)
+        if keys != 1:
+            raise ValueError(f"{self.name}: {self.table} has {keys} unique constraints; one is its natural key")
+
     @property
     def table(self) -> Table:
         """Return the table."""
@@ -39,9 +53,14 @@ class Dataset:
         return list(key.columns)
 
     @property
+    def filled(self) -> Mapping[str, str]:
+        """Return the names of the table's columns that cells fill, each with the header of those cells."""
+        return {name: header for header, field in self.columns.items() for name in field.fills()}
+
+    @property
     def loaded_columns(self) -> Sequence[Column[object]]:
-        """Return the table's columns that a worksheet fills: all that have no default."""
-        return [column for column in self.table.columns if column.identity is None and column.server_default is None]
+        """Return the table's columns that cells fill, in the table's order."""
+        return [column for column in self.table.columns if column.name in self.filled]
 
     def is_required(self, field: Field) -> bool:
         """Say whether a cell of this kind must not be empty."""

@@ -69,6 +69,10 @@ class Field:
 
     column: str
 
+    def fills(self) -> Sequence[str]:
+        """Return the names of the table's columns that such a cell fills."""
+        return [self.column]
+
     def checks(self) -> Sequence[pa.Check]:
         """Return what a cell must pass, the most telling first."""
         return _EVERY_CELL
@@ -93,6 +97,10 @@ class Code(Field):
 class Name(Field):
     """A name, and its case-folded key."""
 
+    def fills(self) -> Sequence[str]:
+        """Return the columns of the spelling and the key."""
+        return [self.column, f"{self.column}_key"]
+
     def values(self, cells: pl.Series) -> Mapping[str, pl.Series]:
         """Return the spelling and the key."""
         return {self.column: cells, f"{self.column}_key": fold(cells)}
@@ -114,7 +122,7 @@ class Number(Field):
             ),
             _check(
                 lambda cell: _ascii_minus(cell).str.contains(_NUMBER),
-                "is not a number; type digits with a decimal point and nothing else, or leave the row out",
+                "is not a number; type digits with a decimal point and nothing else",
             ),
         ]
         if self.minimum is not None:

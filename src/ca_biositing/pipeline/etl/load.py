@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from contextlib import closing
 
 import polars as pl
+import psycopg2
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ca_biositing.datamodels.models import RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
@@ -92,9 +94,9 @@ class Load:
               FROM version
             """
         )
-        headers = self._key_headers()
-        # Where one cell names the record, it is the one to look at.
-        header, value = next(iter(headers.items())) if len(headers) == 1 else (None, "NULL")
+        headers = list(dict.fromkeys(self._dataset.filled[name] for name in self._key))
+        # Where one cell is the key, it is the one to look at.
+        header, value = (headers[0], self._key[0].removesuffix("_key")) if len(headers) == 1 else (None, "NULL")
         rejected = self._execute(
             f"""
             INSERT INTO rejected_row (etl_run_id, sheet, worksheet, row_number, column_name, value, reason)
@@ -140,14 +142,6 @@ class Load:
         )
         return inserted, updated
 
-    def _key_headers(self) -> dict[str, str]:
-        """Return the headers of the cells that make the natural key, each with the column that shows its text."""
-        return {
-            header: field.column
-            for header, field in self._dataset.columns.items()
-            if {field.column, f"{field.column}_key"} & set(self._key)
-        }
-
     def _same_key(self, one: str, other: str) -> str:
         # IS NOT DISTINCT FROM takes an empty unit for a value; PostgreSQL cannot hash it, hence not everywhere.
         return " AND ".join(
@@ -165,8 +159,17 @@ class Load:
         rows = io.BytesIO()
         frame.write_csv(rows, include_header=False)
         rows.seek(0)
-        with closing(self._connection.connection.cursor()) as cursor:
-            cursor.copy_expert(f"COPY {table} ({_list(frame.columns)}) FROM STDIN (FORMAT csv)", rows)
+        statement = f"COPY {table} ({_list(frame.columns)}) FROM STDIN (FORMAT csv)"
+        driver = self._connection.connection
+        try:
+            with closing(driver.cursor()) as cursor:
+                cursor.copy_expert(statement, rows)
+        except psycopg2.Error as error:
+            # As SQLAlchemy does for its own statements, so that callers see one kind of error.
+            if driver.dbapi_connection is None or driver.dbapi_connection.closed:
+                self._connection.invalidate(error)
+            kind = OperationalError if isinstance(error, psycopg2.OperationalError) else DBAPIError
+            raise kind(statement, None, error) from error
 
 
 def _list(names: Iterable[str], table: str = "") -> str:

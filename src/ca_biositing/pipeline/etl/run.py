@@ -63,6 +63,8 @@ def run(
 
     """
     with engine.connect() as connection:
+        # Closed at the end instead of given back to a pool: the lock and the settings below are its session's.
+        connection.detach()
         run_id = _begin(connection, dataset.name, flow_run_id)
         with _failed_unless_completed(engine, run_id), connection.begin():
             accounting = _load(connection, dataset, source, run_id, on_progress)

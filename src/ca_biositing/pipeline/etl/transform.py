@@ -5,7 +5,9 @@ import unicodedata
 import polars as pl
 
 # Pasted text carries them, and nobody sees them.
-_INVISIBLE = "[\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NO-BREAK SPACE}]"
+_INVISIBLE = (
+    "[\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}\N{LEFT-TO-RIGHT MARK}\N{RIGHT-TO-LEFT MARK}]"
+)
 # Most cells are clean: finding the others first makes it several times faster.
 _UNTIDY = "^$|^ |  | $|[^ -~]"
 

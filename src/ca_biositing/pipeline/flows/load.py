@@ -1,6 +1,8 @@
 """What every flow does with its dataset, as Prefect shows it: states, retries, artifacts."""
 
+import re
 import time
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -96,53 +98,44 @@ class _Progress:
 
 
 def _show(dataset: Dataset, accounting: Accounting, engine: Engine) -> None:
+    rows = f"the rows of '{dataset.sheet}', `{dataset.worksheets}`"
     counts = {name: getattr(accounting, name) for name in ("read", "inserted", "updated", "unchanged", "rejected")}
     create_table_artifact(
         table=[{"table": dataset.table.name, **counts}],
         key=_key("accounting", dataset.name),
-        description=f"What became of the rows of '{dataset.sheet}', {dataset.worksheets} (etl_run {accounting.run_id})",
+        description=f"What became of {rows} (etl_run {accounting.run_id})",
     )
     create_markdown_artifact(
         markdown=_rejected_rows(accounting, engine) if accounting.rejected else "No row was rejected.",
         key=_key("rejected-rows", dataset.name),
-        description=f"The rows of '{dataset.sheet}', {dataset.worksheets}, that were not loaded",
+        description=f"Of {rows}, those that were not loaded, and why",
     )
 
 
 def _rejected_rows(accounting: Accounting, engine: Engine) -> str:
-    columns = (
-        RejectedRow.worksheet,
-        RejectedRow.row_number,
-        RejectedRow.column_name,
-        RejectedRow.value,
-        RejectedRow.reason,
-    )
+    columns = (RejectedRow.worksheet, RejectedRow.row_number, RejectedRow.value, RejectedRow.reason)
     query = select(*columns).where(RejectedRow.etl_run_id == accounting.run_id).limit(_SHOWN_ROWS)
     with engine.connect() as connection:
         rows = connection.execute(query.order_by(RejectedRow.worksheet, RejectedRow.row_number)).all()
     lines = [
         f"{accounting.rejected} of {accounting.read} rows were not loaded. Correct them in the worksheet, and run the "
-        "flow again: it takes in what is new or changed, and leaves the rest as it is.",
-        "",
-        "| Worksheet | Row | Column | Value | Reason |",
-        "|---|---|---|---|---|",
-        *("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows),
+        "flow again: it takes in what is new or changed, and leaves the rest as it is."
     ]
-    if accounting.rejected > len(rows):
-        lines += ["", f"These are the first {len(rows)}. All of them:"]
-    else:
-        lines += ["", "In the database:"]
-    lines += [
-        "",
-        f"    SELECT * FROM rejected_row WHERE etl_run_id = {accounting.run_id} ORDER BY worksheet, row_number",  # noqa: S608 - for people
-    ]
+    # Not a table: Prefect's page cuts its cells off, and the reason is what matters.
+    for worksheet, members in groupby(rows, lambda row: row.worksheet):
+        lines += ["", f"### {_literal(worksheet)}", ""]
+        for row in members:
+            value = f" '{_literal(row.value)}':" if row.value else ""
+            lines.append(f"- **Row {row.row_number}**{value} {_literal(row.reason)}")
+    shown = f"These are the first {len(rows)}. All of them" if accounting.rejected > len(rows) else "The same"
+    query_text = f"SELECT * FROM rejected_row WHERE etl_run_id = {accounting.run_id} ORDER BY worksheet, row_number"  # noqa: S608 - for people
+    lines += ["", f"{shown} in the database:", "", f"    {query_text}"]
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
-    """Return a value as the cell of a markdown table, without anything that markdown or HTML would take for its own."""
-    text = "" if value is None else " ".join(str(value).split())
-    return "".join(f"&#{ord(character)};" if character in "\\`*_{}[]<>()#+!|~&" else character for character in text)
+def _literal(text: str) -> str:
+    """Return a text in which markdown and HTML find nothing of their own."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", " ".join(text.split()))
 
 
 def _key(kind: str, name: str) -> str:
