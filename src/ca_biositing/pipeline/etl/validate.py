@@ -15,8 +15,9 @@ from ca_biositing.pipeline.etl.fields import Reference
 from ca_biositing.pipeline.etl.transform import clean, fold
 
 _SHOWN_CHARACTERS = 200
-# Finding the nearest name is slow; whoever mistyped more names than this has the list of them.
+# Finding the nearest name looks at each of them; so not for every cell, nor in every table.
 _MAX_SUGGESTIONS = 50
+_MAX_SUGGESTED_NAMES = 5_000
 # EXP-17 is near EXP-017; EXP-018 is another experiment.
 _NEAR = 0.92
 
@@ -154,7 +155,11 @@ class _Names:
         )
 
     def _reason(self, cell: str) -> str:
-        if cell not in self._suggestions and len(self._suggestions) < _MAX_SUGGESTIONS:
+        if (
+            cell not in self._suggestions
+            and len(self._suggestions) < _MAX_SUGGESTIONS
+            and len(self._spellings) <= _MAX_SUGGESTED_NAMES
+        ):
             near = get_close_matches(cell.casefold()[:_SHOWN_CHARACTERS], self._spellings, n=1, cutoff=_NEAR)
             self._suggestions[cell] = f"; did you mean '{self._spellings[near[0]]}'?" if near else ""
         return f"is not in {self._table}, where it must be first" + self._suggestions.get(cell, "")
