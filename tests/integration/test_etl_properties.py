@@ -22,7 +22,13 @@ from ca_biositing.pipeline.sources.csv_folder import CsvFolder
 Table = list[list[str]]
 
 # The database and the folder are emptied before each example.
-EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# The same ones each time: a test that fails once a month is trusted by nobody. Raise the number to look for more.
+EXAMPLES = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 NUMBERS = st.sampled_from(["0", "0.0", "-0", "-3.5", "1.9e1", "12.50", ".5", "\N{MINUS SIGN}2", " 7 "])
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 BROKEN = st.sampled_from(["", "12,5", "<0.1", "n.d.", "#REF!", "1 000", "NaN", "Infinity", "9" * 40, "1e999", "\0"])
