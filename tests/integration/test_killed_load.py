@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -74,6 +75,20 @@ def wait_until(connection: Connection, process: subprocess.Popen[bytes], phase: 
         assert time.monotonic() < deadline, f"the load was never where {phase}"
         connection.rollback()
         time.sleep(0.01)
+
+
+def test_a_run_that_is_tried_again_after_it_was_done(migrated_database: Engine) -> None:
+    """As Prefect's button does: it stays one run, and says what the second time did."""
+    samples = CsvFolder(Path(__file__).parents[2] / "data" / "sample")
+    flow_run_id = uuid4()
+
+    first, second = (run(OBSERVATIONS, samples, migrated_database, flow_run_id=flow_run_id) for _ in range(2))
+
+    assert first == second
+    assert first.rejected > 0
+    with migrated_database.connect() as connection:
+        counts = "SELECT (SELECT count(*) FROM etl_run), (SELECT count(*) FROM rejected_row)"
+        assert tuple(connection.execute(text(counts)).one()) == (1, first.rejected)
 
 
 def test_a_lost_connection_is_the_database_s_error(migrated_database: Engine) -> None:

@@ -122,7 +122,7 @@ class Load:
         """Insert the staged records that the table does not have, update those that differ; return how many each."""
         # Readers go on; another writer waits, so that nothing is inserted between the two statements.
         self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
-        updated = inserted = 0
+        updated = 0
         same_key = self._same_key("staging", "target")
         if self._others:
             changes = [f"{name} = staging.{name}" for name in self._others]

@@ -5,11 +5,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, func, text, update
+from sqlalchemy import Connection, Engine, delete, func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 
-from ca_biositing.datamodels.models import EtlRun
+from ca_biositing.datamodels.models import EtlRun, RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import frames, header_problems
 from ca_biositing.pipeline.etl.load import Load
@@ -94,15 +94,18 @@ def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
             .where(*dead)
             .values(status="failed", finished_at=func.now(), message="The run's process ended before the run did")
         )
-        started = {"status": "running", "started_at": func.now(), "finished_at": None, "message": None}
-        # A flow run that is tried again goes on with the row it has.
+        counts = dict.fromkeys(("read", "inserted", "updated", "unchanged", "rejected"), 0)
+        started = {"status": "running", "started_at": func.now(), "finished_at": None, "message": None, **counts}
+        # A flow run that is tried again, even after it was done, has its row already, and starts anew with it.
         statement = (
             insert(EtlRun)
             .values(flow=flow, flow_run_id=flow_run_id, **started)
             .on_conflict_do_update(index_elements=["flow_run_id"], set_=started)
             .returning(EtlRun.id)
         )
-        return connection.execute(statement).scalar_one()
+        run_id = connection.execute(statement).scalar_one()
+        connection.execute(delete(RejectedRow).where(RejectedRow.etl_run_id == run_id))
+        return run_id
 
 
 @contextmanager
