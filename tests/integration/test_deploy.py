@@ -15,7 +15,6 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
-    FlowRunFilterParentFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
@@ -23,6 +22,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from sqlalchemy import Engine, text
 
 from run_prefect_flow import AVAILABLE_FLOWS
+from tests.integration.flow_runs import sub_flow_runs
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -227,9 +227,7 @@ def test_a_worker_runs_what_was_registered(
             worker.wait()
 
     assert run.state_name == "Completed", f"{run.state}\n{log.read_text()}"
-    children = prefect.read_flow_runs(
-        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
-    )
+    children = sub_flow_runs(prefect, run.id)
     assert [child.state_name for child in children] == ["Completed"] * len(AVAILABLE_FLOWS)
     with migrated_database.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM primary_product"))

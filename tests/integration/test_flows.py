@@ -12,8 +12,6 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     ArtifactFilterTaskRunId,
-    FlowRunFilter,
-    FlowRunFilterParentFlowRunId,
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
@@ -23,6 +21,7 @@ from sqlalchemy import Engine, text
 from ca_biositing.pipeline.flows import load as flows_load
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError
 from run_prefect_flow import AVAILABLE_FLOWS, master_flow
+from tests.integration.flow_runs import sub_flow_runs
 
 SHEET = "Aim 1-Feedstock Collection and Processing Data-BioCirV"
 SAMPLES, EXPERIMENTS = "01-BasicSampleInfo", "03.0-Experiments"
@@ -55,9 +54,7 @@ def run_master(client: SyncPrefectClient) -> tuple[FlowRun, dict[str, FlowRun]]:
     state: State[State[object]] = master_flow(return_state=True)
     assert state.state_details.flow_run_id
     master = client.read_flow_run(state.state_details.flow_run_id)
-    children = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[master.id]))
-    )
+    children = sub_flow_runs(client, master.id)
     return master, {client.read_flow(child.flow_id).name: child for child in children}
 
 
