@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ from alembic.command import upgrade
 from alembic.config import Config
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from tests.integration.postgresql import throw_away_postgresql
 
@@ -39,19 +40,26 @@ def postgresql_admin_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def database_url(postgresql_admin_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the URL of an empty database, which ``DATABASE_URL`` names during the test."""
+@contextmanager
+def empty_database(postgresql_admin_url: str) -> Iterator[URL]:
+    """Create a database; return its URL. It is dropped at the end."""
     admin = make_url(postgresql_admin_url).set(drivername="postgresql+psycopg2")
     name = f"test_{uuid.uuid4().hex}"
-    url = admin.set(database=name).render_as_string(hide_password=False)
     engine = create_engine(admin, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
-    monkeypatch.setenv("DATABASE_URL", url)
-    yield url
+    yield admin.set(database=name)
     with engine.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def database_url(postgresql_admin_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the URL of an empty database, which ``DATABASE_URL`` names during the test."""
+    with empty_database(postgresql_admin_url) as database:
+        url = database.render_as_string(hide_password=False)
+        monkeypatch.setenv("DATABASE_URL", url)
+        yield url
 
 
 @pytest.fixture
@@ -105,8 +113,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a Prefect server with a database of its own; return its API's URL."""
+def prefect_server(postgresql_admin_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a Prefect server with a PostgreSQL database of its own; return its API's URL."""
+    with empty_database(postgresql_admin_url) as database:
+        yield from _serve(database.set(drivername="postgresql+asyncpg"), tmp_path_factory)
+
+
+def _serve(database: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -119,6 +132,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 **inherited,
                 "PREFECT_HOME": str(home),
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.render_as_string(hide_password=False),
                 "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
                 "PREFECT_UI_ENABLED": "false",
                 "DO_NOT_TRACK": "1",

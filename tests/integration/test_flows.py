@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect import State
 from prefect.client.orchestration import SyncPrefectClient
@@ -262,6 +263,31 @@ def test_a_database_that_is_away_is_asked_again(
     assert "Connection refused" in (state.message or "")
     assert "secret" not in (state.message or "")
     assert "Retries are exhausted" in caplog.text
+
+
+@pytest.mark.usefixtures("migrated_database", "source")
+def test_an_answer_that_is_lost_fails_nothing(prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server took the state, the client did not hear of it and asks again: a run that completed is completed."""
+    lost = []
+    deliver = httpx.HTTPTransport.handle_request
+
+    def lose(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        response = deliver(transport, request)
+        flow_run_id = request.url.path.removeprefix("/api/flow_runs/").removesuffix("/set_state")
+        if b"COMPLETED" in request.read() and flow_run_id != request.url.path and flow_run_id not in lost:
+            lost.append(flow_run_id)
+            response.close()
+            raise httpx.ReadError("connection reset")
+        return response
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lose)
+
+    master, _ = run_master(prefect)
+
+    assert len(lost) == len(AVAILABLE_FLOWS) + 1
+    state, message = state_of(master)
+    assert state == "Completed"
+    assert all(f"{flow}: read " in message for flow in AVAILABLE_FLOWS)
 
 
 def _rename_column(sheet: Path) -> None:
