@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export UV_SYSTEM_CERTS := true
 
 ##@ The platform
-.PHONY: up down start-services teardown-services teardown-services-volumes rebuild-services restart-services restart-prefect-worker
+.PHONY: up down start-services teardown-services teardown-services-volumes rebuild-services rollback release-archive restart-services restart-prefect-worker
 up: start-services run-etl service-status ## from nothing to loaded data: boot, converge, run the master flow, show it
 
 start-services: $(VENV)/controller ## boot the local container (where the inventory has one) and converge
@@ -43,6 +43,12 @@ teardown-services-volumes: ## remove the local container and its data
 rebuild-services: $(VENV)/controller ## build this checkout as a release and let it serve
 	@$(PLAY) playbooks/deploy.yml
 
+rollback: $(VENV)/controller ## let the release before (or TO=id) serve again; CONFIRM=1 does not ask, DOWNGRADE=1 takes the schema back
+	@$(PLAY) playbooks/rollback.yml $(if $(TO),--extra-vars rollback_to=$(TO)) $(if $(filter 1,$(CONFIRM)),--extra-vars rollback_confirmed=true) $(if $(filter 1,$(DOWNGRADE)),--extra-vars rollback_downgrade=true)
+
+release-archive: $(VENV)/controller ## build this checkout and write it, with its environment, to one FILE=
+	@$(PLAY) playbooks/release_archive.yml --extra-vars release_archive_file=$(abspath $(or $(FILE),biocirv.release))
+
 restart-services: $(VENV)/controller ## restart Prefect's server and workers
 	@$(PLAY) playbooks/restart.yml
 
@@ -50,7 +56,7 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --tags worker
 
 ##@ Looking and working
-.PHONY: service-status status service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db rejected-rows check-db-health
+.PHONY: service-status status service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db rejected-rows check-db-health backup restore
 service-status: $(VENV)/controller ## one screen: services, last run, rows
 	@mkdir -p .cache
 	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt >.cache/status.log || { cat .cache/status.log; exit 1; }
@@ -66,7 +72,7 @@ run-etl: $(VENV)/controller ## run the master flow through its deployment and wa
 
 DEPLOYMENT_NAME ?= master-etl-deployment
 deploy: $(VENV)/controller ## register a deployment of prefect.yaml again: DEPLOYMENT_NAME=name
-	@$(ON) --unit biocirv-deployments prefect_server python deploy.py --no-env-file $(DEPLOYMENT_NAME)
+	@$(ON) --unit biocirv-deployments prefect_server python /opt/biocirv/bin/deploy.py --project /opt/biocirv/current/work --no-env-file $(DEPLOYMENT_NAME)
 
 exec-prefect-worker: $(VENV)/controller ## a command (CMD=) as the worker runs flows: its account, environment and directory
 	@$(AS_WORKER) $(or $(CMD),bash)
@@ -87,6 +93,12 @@ rejected-rows: $(VENV)/controller ## the rows that each flow's last run did not 
 
 check-db-health: $(VENV)/controller ## "accepting connections", or not
 	@$(ON) database pg_isready
+
+backup: $(VENV)/controller ## dump the databases into backups/ (or DIRECTORY=) on this machine
+	@$(PLAY) playbooks/backup.yml $(if $(DIRECTORY),--extra-vars '{"backup_directory": "$(DIRECTORY)"}')
+
+restore: $(VENV)/controller ## put the dump FILE= in the place of its database; CONFIRM=1 does not ask, MIGRATE=0 leaves it at its revision
+	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
 .PHONY: test lint test-unit test-integration test-molecule bench-converge bench-etl lock help
@@ -123,9 +135,10 @@ bench-etl: $(VENV)/dev ## the ETL's load beside raw COPY and an ORM, with up to 
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE=1: to the newest versions
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group builder --output-file requirements/builder.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group conda --output-file requirements/conda.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --output-file requirements/application.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group controller --output-file requirements/controller.txt
-	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group builder --group controller --group dev \
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group conda --group controller --group dev \
 		--constraint requirements/application.txt --constraint requirements/controller.txt --output-file requirements/dev.txt
 
 help: ## this list

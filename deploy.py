@@ -13,18 +13,17 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
 from dotenv import load_dotenv
 
-# Not resolved: on a host this is below the link to the current release, and is meant to stay so.
 ROOT = Path(__file__).absolute().parent
 
 # What prefect.yaml refers to. Prefect puts nothing in place of a variable that is not set or empty, and
 # computes a version from the flow's file where there is none.
 DEFAULTS = {
-    "APP_DIRECTORY": str(ROOT),
     "DEPLOYMENT_VERSION": "",
     "PREFECT_WORK_POOL": "biocirv_dev_work_pool",
     "ETL_SCHEDULE_CRON": "0 2 * * *",
@@ -54,9 +53,9 @@ def main() -> int:
             return 1
         load_dotenv(arguments.env_file)
     try:
-        _complete_environment()
-        _require_declared(arguments.deployment)
-        _deploy(arguments.deployment, attempts=arguments.attempts, delay=arguments.delay)
+        _complete_environment(arguments.project)
+        declared = _declared(arguments.project, arguments.deployment)
+        _deploy(arguments.project, declared, attempts=arguments.attempts, delay=arguments.delay)
     except DeployError as error:
         print(f"Gave up on {arguments.deployment}: {error}", file=sys.stderr)
         return 2
@@ -69,6 +68,9 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="Exit codes: 0 registered, 1 no env file, 2 gave up.",
     )
     parser.add_argument("deployment", metavar="deployment-name", help="its name in prefect.yaml")
+    parser.add_argument(
+        "--project", type=Path, default=ROOT, help="directory of prefect.yaml (default: %(default)s, beside this file)"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--env-file",
@@ -88,30 +90,40 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _complete_environment() -> None:
+def _complete_environment(project: Path) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         raise DeployError("PREFECT_API_URL is not set: set it to the server's, such as http://127.0.0.1:4200/api")
-    for name, default in DEFAULTS.items():
+    # Not resolved: on a host it is below the link to the current release, and is meant to stay so.
+    for name, default in {"APP_DIRECTORY": str(project.absolute()), **DEFAULTS}.items():
         os.environ[name] = os.environ.get(name) or default
     active = os.environ["ETL_SCHEDULE_ACTIVE"]
     if active.lower() not in ("true", "false"):
         raise DeployError(f"ETL_SCHEDULE_ACTIVE is {active!r}: set it to true or false")
 
 
-def _require_declared(deployment: str) -> None:
+def _declared(project: Path, deployment: str) -> dict[str, Any]:
     # Prefect itself would register the only deployment of a file under whatever name it is given.
-    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    names = [entry["name"] for entry in declared]
-    if deployment not in names:
-        raise DeployError(f"prefect.yaml declares no such deployment; it declares: {', '.join(names)}")
+    try:
+        declared = yaml.safe_load((project / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    except FileNotFoundError as error:
+        raise DeployError(f"there is no {error.filename}: --project names the directory of prefect.yaml") from error
+    by_name: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in declared}
+    if deployment not in by_name:
+        raise DeployError(f"prefect.yaml declares no such deployment; it declares: {', '.join(by_name)}")
+    return by_name[deployment]
 
 
-def _deploy(deployment: str, *, attempts: int, delay: float) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", deployment]
+def _deploy(project: Path, declared: dict[str, Any], *, attempts: int, delay: float) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", declared["name"]]
+    # Of a project that says nothing of them.
+    if os.environ["DEPLOYMENT_VERSION"]:
+        command += ["--version", os.environ["DEPLOYMENT_VERSION"]]
+    if not (declared.get("work_pool") or {}).get("name"):
+        command += ["--pool", os.environ["PREFECT_WORK_POOL"]]
     for attempt in range(1, attempts + 1):
         try:
             _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])
-            if subprocess.run(command, cwd=ROOT, check=False).returncode == 0:  # noqa: S603 - no shell, own arguments
+            if subprocess.run(command, cwd=project, check=False).returncode == 0:  # noqa: S603 - no shell, own arguments
                 return
             # Prefect exits alike whether it was refused or the server went away: ask the server.
             _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])

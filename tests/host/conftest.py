@@ -51,7 +51,10 @@ class Inventory:
 
     def host(self, group: str) -> Host:
         """Return the first host of a group, as root."""
-        name = self.name(group)
+        return self.host_named(self.name(group))
+
+    def host_named(self, name: str) -> Host:
+        """Return a host, as root."""
         return testinfra.get_host(f"ansible://{name}", ansible_inventory=self.path, sudo=False)
 
     def value(self, name: str) -> Any:  # noqa: ANN401 - a variable is what the inventory makes it
@@ -68,6 +71,8 @@ class Inventory:
             text=True,
             cwd=ROOT,
             env={**ENVIRONMENT, **environment},
+            # Whoever kills the group that it leads does not kill the tests.
+            start_new_session=True,
         )
 
 

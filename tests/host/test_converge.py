@@ -126,8 +126,8 @@ def test_a_google_key_is_the_worker_s_alone(inventory: "Inventory", worker: Host
     secret = f"key-{uuid.uuid4().hex}"
     key = tmp_path / "key.json"
     key.write_text(f'{{"type": "service_account", "private_key": "{secret}"}}\n', encoding="utf-8")
-    path = "/etc/biocirv/google.json"
-    google = f'{{"google_credentials_file": "{key}", "flow_environment": {{"ETL_SOURCE": "google"}}}}'
+    path = "/etc/biocirv/credentials/key.json"
+    google = f'{{"credential_files": {{"CREDENTIALS_PATH": "{key}"}}, "flow_environment": {{"ETL_SOURCE": "google"}}}}'
 
     done = inventory.playbook("site.yml", "--diff", "--extra-vars", google)
 
@@ -135,7 +135,7 @@ def test_a_google_key_is_the_worker_s_alone(inventory: "Inventory", worker: Host
     assert secret not in done.stdout
     assert (worker.file(path).mode, worker.file(path).user) == (0o400, "prefect-worker")
     failed = inventory.playbook("playbooks/run_etl.yml")
-    assert re.search(r"google\.json \(CREDENTIALS_PATH\) is incomplete: it lacks .*client_email", failed.stdout), (
+    assert re.search(r"key\.json \(CREDENTIALS_PATH\) is incomplete: it lacks .*client_email", failed.stdout), (
         failed.stdout
     )
     assert secret not in failed.stdout

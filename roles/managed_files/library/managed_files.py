@@ -31,6 +31,11 @@ options:
       secret: {type: str, description: What the file holds; neither output nor diff shows it.}
       owner: {type: str, default: root, description: Its owner; the group is the one of the same name.}
       mode: {type: str, default: "0644", description: Its mode, in octal.}
+  directories:
+    type: list
+    elements: path
+    default: []
+    description: Directories that hold nothing but these files; others in them are removed.
 """
 RETURN = r"""
 written: {type: list, elements: str, returned: always, description: Paths that were written or removed.}
@@ -73,7 +78,7 @@ def write(path: Path, content: bytes, owner: str, mode: str) -> None:
 
 def difference(file: dict[str, Any], before: bytes, after: bytes) -> dict[str, str]:
     """Return what --diff shows of a file."""
-    if file["secret"] is not None:
+    if file["secret"] is not None or "stranger" in file:
         before = after = b""
     return {
         "before_header": file["path"],
@@ -88,11 +93,20 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "files": {"type": "list", "elements": "dict", "required": True, "options": FILE_OPTIONS},
+            "directories": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
     written, differences = [], []
-    for file in module.params["files"]:
+    known = {file["path"] for file in module.params["files"]}
+    strangers = [
+        # What it holds may be a secret.
+        {"path": str(path), "content": None, "secret": None, "owner": "root", "mode": "0600", "stranger": True}
+        for directory in module.params["directories"]
+        for path in sorted(Path(directory).glob("*"))
+        if str(path) not in known
+    ]
+    for file in module.params["files"] + strangers:
         path = Path(file["path"])
         before = present(path)
         content = file["content"] if file["secret"] is None else file["secret"]

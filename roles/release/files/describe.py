@@ -1,29 +1,62 @@
-"""Print what a release contains, as JSON: it is run by the release's own Python, in its working directory."""
+"""Print what a release contains, as JSON: run by the release's own Python, in the directory of its alembic.ini."""
 
+import hashlib
 import importlib.metadata
 import json
+import sys
 from pathlib import Path
 
 import prefect
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-application = ScriptDirectory.from_config(Config("alembic.ini"))
 
-# Prefect does not publish which revision its schema has. Where its layout changes, none is found, and the upgrade
-# runs at every converge.
-prefect_scripts = Path(prefect.__file__).parent / "server/database/_migrations"
-prefect_config = Config()
-prefect_config.set_main_option("script_location", str(prefect_scripts))
-prefect_config.set_main_option("version_locations", str(prefect_scripts / "versions/postgresql"))
+def main() -> None:
+    """Print it. The only argument is the name of alembic's configuration."""
+    # Prefect does not publish which revision its schema has. Where its layout changes, none is found, and the upgrade
+    # runs at every converge.
+    scripts = Path(prefect.__file__).parent / "server/database/_migrations"
+    server = Config()
+    server.set_main_option("script_location", str(scripts))
+    server.set_main_option("version_locations", str(scripts / "versions/postgresql"))
 
-print(
-    json.dumps(
-        {
-            "id": Path.cwd().parent.name,
-            "application_schema": sorted(application.get_heads()),
-            "prefect_schema": sorted(ScriptDirectory.from_config(prefect_config).get_heads()),
-            "prefect_version": importlib.metadata.version("prefect"),
-        }
+    local, installed = set(), []
+    for distribution in importlib.metadata.distributions():
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if "dir_info" in origin:
+            local |= {path.parts[0] for path in distribution.files or [] if path.suffix == ".py"}
+        else:
+            installed.append(f"{distribution.name}=={distribution.version}")
+    print(
+        json.dumps(
+            {
+                **schema("application", Config(sys.argv[1])),
+                **schema("prefect", server),
+                "prefect_version": importlib.metadata.version("prefect"),
+                # Where only the application's own packages differ, processes that do not hold them need no restart.
+                "environment": digest([sys.version, *sorted(installed), *sorted(conda_packages())]),
+                "modules": sorted(name.removesuffix(".py") for name in local),
+            }
+        )
     )
-)
+
+
+def schema(name: str, config: Config) -> dict[str, list[str]]:
+    """Return the revisions that scripts lead to, and all that they know."""
+    scripts = ScriptDirectory.from_config(config)
+    revisions = [script.revision for script in scripts.walk_revisions()]
+    return {f"{name}_schema": sorted(scripts.get_heads()), f"{name}_revisions": sorted(revisions)}
+
+
+def conda_packages() -> list[str]:
+    """Return the conda packages of this prefix, with versions and builds."""
+    return [path.stem for path in Path(sys.prefix, "conda-meta").glob("*.json")]
+
+
+def digest(lines: list[str]) -> str:
+    """Return a short digest."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    main()

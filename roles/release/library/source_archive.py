@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -26,10 +28,11 @@ options:
 RETURN = r"""
 digest: {type: str, returned: always, description: SHA-256 of the contents, in hexadecimal.}
 archive: {type: str, returned: always, description: Path of the archive.}
+revision: {type: str, returned: always, description: What git calls the state of the source; empty without git.}
 """
 
 # What tools leave in a source tree: not source.
-LEFTOVERS = ("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
+LEFTOVERS = ("__pycache__", ".git", ".mypy_cache", ".pixi", ".pytest_cache", ".ruff_cache", ".venv")
 
 
 def source_files(source: Path, paths: list[str]) -> list[Path]:
@@ -59,6 +62,14 @@ def pack(source: Path, files: list[Path]) -> bytes:
     return buffer.getvalue()
 
 
+def revision(source: Path) -> str:
+    """Return the name of a checkout's commit, with `-dirty` where files differ from it."""
+    git = shutil.which("git")
+    command = [str(git), "-C", str(source), "describe", "--always", "--dirty", "--tags"]
+    done = subprocess.run(command, capture_output=True, text=True) if git else None  # noqa: S603 - no shell
+    return done.stdout.strip() if done else ""
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -81,7 +92,7 @@ def main() -> None:
         partial = archive.with_suffix(f".{os.getpid()}")
         partial.write_bytes(gzip.compress(contents, mtime=0))
         partial.replace(archive)
-    module.exit_json(changed=False, digest=digest, archive=str(archive))
+    module.exit_json(changed=False, digest=digest, archive=str(archive), revision=revision(source))
 
 
 if __name__ == "__main__":

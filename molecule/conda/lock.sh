@@ -1,0 +1,11 @@
+#!/bin/sh
+# Locks the application. Arguments: where it and the channel are; Python's version; a wheel of the channel to name too, or
+# nothing; further options of tests.conda.lockfile.
+set -eu
+work=$1 python=$2 wheel=${3-}
+[ $# -le 2 ] && shift 2 || shift 3
+exec python3 -m tests.conda.lockfile --channel-directory "$work/channel" --channel-url http://127.0.0.1:8099 \
+    --environment survey --requirements "$work/application/requirements.txt" --python-version "$python" \
+    --conda python --conda example-activation --local ./libraries/soil-units --local ./libraries/soil-survey \
+    ${wheel:+--wheel "$work/channel/wheels/$wheel=http://127.0.0.1:8099/wheels/$wheel"} \
+    --output "$work/application/pixi.lock" "$@"

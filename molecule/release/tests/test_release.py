@@ -1,0 +1,470 @@
+"""A release's life: built once, switched, gone back from, refused where it cannot serve, installed without an index."""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import docker
+import httpx
+import pytest
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
+
+ROOT = Path(__file__).parents[3]
+DEPLOYMENT = "master-etl-deployment"
+POLL_SECONDS = 0.2
+RUN_SECONDS = 120
+# The name, size and content of every file, and where every link points; the manifest says when it was built.
+CONTENTS = (
+    "cd /opt/biocirv/releases/{id} && find . -type f ! -name manifest.json ! -name '*.pyc' -print0 | sort -z"
+    " | xargs -0 sha256sum | sha256sum && find . -type l -printf '%p %l\\n' | sort | sha256sum"
+)
+
+Deploy = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def other(inventory: "Inventory") -> Host:
+    """Return the host that only runs a worker."""
+    return inventory.host_named("biocirv-release-worker")
+
+
+@pytest.fixture(scope="session")
+def api(inventory: "Inventory") -> Iterator[httpx.Client]:
+    """Return a client of the server's API, which the container serves on its own address too."""
+    networks = docker.from_env().containers.get(inventory.name("prefect_server")).attrs["NetworkSettings"]["Networks"]
+    (network,) = networks.values()
+    with httpx.Client(base_url=f"http://{network['IPAddress']}:4200/api", timeout=5, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a copy of the application, to change."""
+    folder = tmp_path / "source"
+    for name in ("data", "migrations", "requirements", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("alembic.ini", "prefect.yaml", "pyproject.toml", "run_prefect_flow.py"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def deploy(inventory: "Inventory", source: Path) -> Deploy:
+    """Return a function that deploys the changed copy."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return inventory.playbook(
+            "playbooks/deploy.yml", "--extra-vars", f"release_source={source}", *arguments, **environment
+        )
+
+    return run
+
+
+def current(host: Host) -> str:
+    """Return the id of the release that serves."""
+    return Path(host.file("/opt/biocirv/current").linked_to).name
+
+
+def revision(database: Host) -> str:
+    """Return the revision of the application's schema."""
+    statement = "runuser --user postgres -- psql -Atc 'SELECT version_num FROM alembic_version' biocirv_db"
+    return str(database.check_output(statement))
+
+
+def contents(host: Host, release: str) -> str:
+    """Return a digest of all files of a release."""
+    return str(host.check_output(CONTENTS.replace("{id}", release)))
+
+
+def version(api: httpx.Client) -> str:
+    """Return the version of the deployment, which begins with the release's id."""
+    body = {"deployments": {"name": {"any_": [DEPLOYMENT]}}}
+    (deployment,) = api.post("/deployments/filter", json=body).raise_for_status().json()
+    return str(deployment["version"])
+
+
+class Client(threading.Thread):
+    """Somebody who asks for health and the deployment every 200 ms, and starts a flow run now and then."""
+
+    def __init__(self, api: httpx.Client, runs: int) -> None:
+        super().__init__()
+        self._api = api
+        self._wanted = runs
+        self._told = threading.Event()
+        self.asked = 0
+        self.failed: list[str] = []
+        self.runs: list[str] = []
+
+    def run(self) -> None:
+        """Ask until told to stop."""
+        while not self._told.wait(POLL_SECONDS):
+            self.asked += 2
+            try:
+                self._api.get("/health").raise_for_status()
+                body = {"deployments": {"name": {"any_": [DEPLOYMENT]}}}
+                (deployment,) = self._api.post("/deployments/filter", json=body).raise_for_status().json()
+                if len(self.runs) < self._wanted and self.asked % 20 == 0:
+                    created = self._api.post(f"/deployments/{deployment['id']}/create_flow_run", json={})
+                    self.runs.append(created.raise_for_status().json()["id"])
+            except (httpx.HTTPError, ValueError) as error:
+                self.failed.append(repr(error))
+
+    def stop(self) -> dict[str, str]:
+        """Stop asking; wait for the flow runs, and return how each ended."""
+        self._told.set()
+        self.join()
+        deadline = time.monotonic() + RUN_SECONDS
+        while True:
+            states = {run: self._api.get(f"/flow_runs/{run}").raise_for_status().json()["state"] for run in self.runs}
+            ended = all(state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for state in states.values())
+            if ended or time.monotonic() > deadline:
+                return {run: state["name"] for run, state in states.items()}
+            time.sleep(0.5)
+
+
+def report(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Print a figure for whoever reads the test's output."""
+    with capsys.disabled():
+        print(f"\n    {text}")
+
+
+def test_one_host_builds_for_all(server: Host, other: Host) -> None:
+    """The others have the same files under the same path, and neither a builder nor a cache."""
+    release = current(server)
+    assert current(other) == release
+    assert contents(other, release) == contents(server, release)
+    assert server.file("/opt/biocirv/cache").exists
+    assert not other.file("/opt/biocirv/cache").exists
+    assert not other.file("/opt/biocirv/builder").exists
+    assert not other.package("python3-venv").is_installed
+
+
+def test_a_switch_and_the_way_back_lose_nothing(
+    inventory: "Inventory",
+    deploy: Deploy,
+    source: Path,
+    server: Host,
+    other: Host,
+    api: httpx.Client,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of an application's change: nobody notices, every flow run completes, and the way back takes at most 5 s."""
+    first = current(server)
+    processes = "systemctl show --property=MainPID --value prefect-server prefect-worker"
+    before = server.check_output(processes)
+    with (source / "run_prefect_flow.py").open("a", encoding="utf-8") as file:
+        file.write("\n# Another release.\n")
+    client = Client(api, runs=4)
+    client.start()
+
+    deployed = deploy()
+    second = current(server)
+    at_second = version(api)
+    back = inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
+
+    states = client.stop()
+    assert deployed.returncode == 0, deployed.stdout
+    assert back.returncode == 0, back.stdout
+    assert second != first
+    assert at_second.startswith(second)
+    assert (current(server), current(other)) == (first, first)
+    assert version(api).startswith(first)
+    said = " ".join(back.stdout.split())
+    serving, checked = re.findall(r"serves again, ([\d.]+) s after .* checked after ([\d.]+) s", said)[0]
+    lost = [state for state in states.values() if state != "Completed"]
+    report(capsys, f"same environment: {len(client.failed)} of {client.asked} requests failed,")
+    report(
+        capsys, f"{len(lost)} of {len(states)} flow runs lost; back after {serving} s, all checked after {checked} s"
+    )
+    assert float(serving) <= 5
+    assert client.asked > 50
+    assert client.failed == []
+    assert len(states) == 4
+    assert lost == []
+    assert server.check_output(processes) == before
+
+
+def test_another_environment_restarts_what_holds_it(
+    inventory: "Inventory",
+    deploy: Deploy,
+    server: Host,
+    api: httpx.Client,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And says so; the figures are printed."""
+    first = current(server)
+    client = Client(api, runs=0)
+    client.start()
+
+    deployed = deploy("--extra-vars", '{"release_extra_requirements": ["tabulate==0.9.0"]}')
+    second = current(server)
+    failed_going = len(client.failed)
+    back = inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
+
+    client.stop()
+    assert deployed.returncode == 0, deployed.stdout
+    assert back.returncode == 0, back.stdout
+    assert current(server) == first != second
+    ((serving, checked),) = re.findall(
+        r"serves again, ([\d.]+) s after .* checked after ([\d.]+) s", " ".join(back.stdout.split())
+    )
+    report(capsys, f"another environment: of {client.asked} requests {failed_going} failed in the switch,")
+    report(
+        capsys,
+        f"{len(client.failed) - failed_going} on the way back; back after {serving} s, checked after {checked} s",
+    )
+    assert version(api).startswith(first)
+
+
+def _failing_migration(source: Path) -> str:
+    (source / "migrations/versions/0099_fails.py").write_text(
+        '"""Fails."""\nfrom alembic import op\nrevision = "0099"\ndown_revision = "0002"\n'
+        'def upgrade():\n    op.execute("CREATE TABLE half (id int)")\n    op.execute("SELECT 1/0")\n',
+        encoding="utf-8",
+    )
+    return r"databases could not be brought to release .*division by zero"
+
+
+def _failing_import(source: Path) -> str:
+    with (source / "src/ca_biositing/pipeline/etl/load.py").open("a", encoding="utf-8") as file:
+        file.write("\nimport module_that_nobody_installed\n")
+    return r"does not work on .*No module named 'module_that_nobody_installed'"
+
+
+def _missing_flow(source: Path) -> str:
+    path = source / "prefect.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("run_prefect_flow.py:master_flow", "run_prefect_flow.py:mastr_flow"), encoding="utf-8")
+    return r"does not work on .*deployment master-etl-deployment: entrypoint run_prefect_flow.py:mastr_flow"
+
+
+def _requirement_without_hash(source: Path) -> str:
+    with (source / "requirements/application.txt").open("a", encoding="utf-8") as file:
+        file.write("\ntabulate==0.9.0\n")
+    return r"could not be built on .*Installing requirements/application.txt failed:.*tabulate"
+
+
+@pytest.mark.parametrize("spoil", [_requirement_without_hash, _failing_import, _missing_flow, _failing_migration])
+def test_a_release_that_cannot_serve_does_not(
+    deploy: Deploy,
+    source: Path,
+    server: Host,
+    other: Host,
+    database: Host,
+    api: httpx.Client,
+    spoil: Callable[[Path], str],
+) -> None:
+    """The old one goes on, the exit code is not 0, and the message names step and cause."""
+    before, schema = current(server), revision(database)
+    cause = spoil(source)
+
+    failed = deploy()
+
+    assert failed.returncode != 0
+    assert re.search(cause, failed.stdout, re.DOTALL), failed.stdout
+    assert f"release {before} goes on serving" in " ".join(failed.stdout.split())
+    assert (current(server), current(other), revision(database)) == (before, before, schema)
+    assert api.get("/ready").is_success
+    assert version(api).startswith(before)
+
+
+def test_a_release_that_does_not_come_up_is_gone_back_from(
+    deploy: Deploy, source: Path, server: Host, api: httpx.Client
+) -> None:
+    """Where it shows only after the switch, that is undone, on its own."""
+    before = current(server)
+    (source / "data/sample/note.txt").write_text("does not come up\n", encoding="utf-8")
+
+    failed = deploy("--extra-vars", '{"prefect_deployments_names": ["master-etl-deployment", "nope"]}')
+
+    assert failed.returncode != 0
+    assert f"release {before} serves again" in " ".join(failed.stdout.split()), failed.stdout
+    assert "prefect.yaml declares no such deployment" in failed.stdout
+    assert current(server) == before
+    assert api.get("/ready").is_success
+
+
+def test_a_way_back_past_the_schema_is_refused(
+    inventory: "Inventory", deploy: Deploy, source: Path, server: Host, database: Host
+) -> None:
+    """Unless told to take it back, which dumps the database before."""
+    first = current(server)
+    (source / "migrations/versions/0003_note.py").write_text(
+        '"""Note."""\nfrom alembic import op\nrevision = "0003"\ndown_revision = "0002"\n'
+        'def upgrade():\n    op.execute("CREATE TABLE note (id int)")\n'
+        'def downgrade():\n    op.execute("DROP TABLE note")\n',
+        encoding="utf-8",
+    )
+    deployed = deploy()
+    assert deployed.returncode == 0, deployed.stdout
+    second = current(server)
+    assert revision(database) == "0003"
+
+    refused = inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
+
+    assert refused.returncode != 0
+    assert "biocirv_db is at 0003, it knows up to 0002" in " ".join(refused.stdout.split()), refused.stdout
+    assert current(server) == second
+    back = inventory.playbook(
+        "playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true rollback_downgrade=true"
+    )
+    assert back.returncode == 0, back.stdout
+    assert (current(server), revision(database)) == (first, "0002")
+    assert server.check_output("ls /var/lib/biocirv/dumps | grep -c 0003") == "1"
+
+
+def test_what_cannot_be_gone_back_to_is_named(inventory: "Inventory", server: Host) -> None:
+    """A release that is not there, the one that serves already, and no confirmation: nothing changes."""
+    before = current(server)
+    for arguments, words in (
+        (["rollback_to=0123456789ab"], f"Release 0123456789ab is not there on .* which has: .*{before}"),
+        ([f"rollback_to={before}"], f"Release {before} serves already"),
+        ([], "Nothing was changed. Type yes"),
+    ):
+        refused = inventory.playbook("playbooks/rollback.yml", *[part for one in arguments for part in ("-e", one)])
+        assert refused.returncode != 0
+        assert re.search(words, " ".join(refused.stdout.split())), refused.stdout
+    assert current(server) == before
+
+
+def test_services_cannot_write_into_a_release(inventory: "Inventory", server: Host) -> None:
+    """And have no need to: a flow run writes no bytecode."""
+    for account in ("prefect-server", "prefect-worker", "biocirv"):
+        written = server.run(
+            f"runuser --user {account} -- find -H /opt/biocirv /opt/biocirv/current/ -writable ! -type l"
+        )
+        assert written.stdout == ""
+    server.check_output("touch /tmp/before")
+
+    done = inventory.playbook("playbooks/run_etl.yml")
+
+    assert done.returncode == 0, done.stdout
+    assert server.check_output("find /opt/biocirv/releases -newer /tmp/before") == ""
+
+
+def test_an_archive_installs_without_an_index(
+    inventory: "Inventory", source: Path, server: Host, other: Host, tmp_path: Path
+) -> None:
+    """On hosts that reach nothing but each other; a damaged archive is refused before anything is changed."""
+    (source / "data/sample/note.txt").write_text("another release\n", encoding="utf-8")
+    archive = tmp_path / "biocirv.release"
+    written = inventory.playbook(
+        "playbooks/release_archive.yml",
+        *("--extra-vars", f"release_source={source}", "--extra-vars", f"release_archive_file={archive}"),
+    )
+    assert written.returncode == 0, written.stdout
+    before = current(server)
+    damaged = tmp_path / "damaged.release"
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+
+    refused = inventory.playbook("playbooks/deploy.yml", "--extra-vars", f"release_archive={damaged}")
+    assert refused.returncode != 0
+    assert f"{damaged} is damaged" in " ".join(refused.stdout.split()), refused.stdout
+    assert current(server) == before
+
+    routes = {host: host.check_output("ip route show default") for host in (server, other)}
+    try:
+        for host in routes:
+            host.check_output("ip route del default")
+            assert host.run("apt-get update").stdout + host.run("apt-get update").stderr
+            assert (
+                host.run("timeout 5 python3 -c \"import socket; socket.create_connection(('192.0.2.1', 443))\"").rc != 0
+            )
+        deployed = inventory.playbook("playbooks/deploy.yml", "--extra-vars", f"release_archive={archive}")
+    finally:
+        for host, route in routes.items():
+            host.check_output(f"ip route add {route}")
+    assert deployed.returncode == 0, deployed.stdout
+    assert current(server) == current(other) != before
+    done = inventory.playbook("playbooks/run_etl.yml")
+    assert done.returncode == 0, done.stdout
+
+
+def test_releases_are_pruned_but_not_what_serves_or_served(server: Host, other: Host) -> None:
+    """Many were built by the tests above; the inventory keeps three."""
+    for host in (server, other):
+        kept = host.check_output("ls /opt/biocirv/releases").split()
+        assert current(host) in kept
+        assert len(kept) <= 4  # and the candidate of a deploy that failed
+
+
+def test_a_run_that_is_cut_off_anywhere_is_finished_by_the_next(
+    deploy: Deploy, inventory: "Inventory", source: Path, server: Host, other: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed after each task of the role in turn: in the end both hosts are as after an undisturbed run."""
+    (source / "data/sample/note.txt").write_text("cut off\n", encoding="utf-8")
+    kills = 0
+    while True:
+        done = deploy(
+            ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).parent / "callback_plugins"),
+            ANSIBLE_CALLBACKS_ENABLED="power_cut",
+            POWER_CUT_AFTER=str(kills + 1),
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stdout
+        kills += 1
+    release = current(server)
+    report(capsys, f"killed {kills} times, after one more task of the role each time")
+    assert kills > 15
+    cut_off = [contents(host, release) for host in (server, other)]
+    left = [
+        host.check_output("ls -A /opt/biocirv /opt/biocirv/build /var/tmp | grep -v systemd")
+        for host in (server, other)
+    ]
+
+    back = inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
+    assert back.returncode == 0, back.stdout
+    for host in (server, other):
+        host.check_output(f"rm -rf /opt/biocirv/releases/{release}")
+    undisturbed = deploy()
+
+    assert undisturbed.returncode == 0, undisturbed.stdout
+    assert current(server) == release
+    assert [contents(host, release) for host in (server, other)] == cut_off
+    assert [
+        host.check_output("ls -A /opt/biocirv /opt/biocirv/build /var/tmp | grep -v systemd")
+        for host in (server, other)
+    ] == left
+
+
+def test_a_power_cut_in_the_middle_of_a_build_is_made_up_for(
+    deploy: Deploy, inventory: "Inventory", source: Path, server: Host
+) -> None:
+    """Half an environment is none."""
+    (source / "data/sample/note.txt").write_text("power cut\n", encoding="utf-8")
+    outcome: list[subprocess.CompletedProcess[str]] = []
+    thread = threading.Thread(target=lambda: outcome.append(deploy()))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while server.run("pgrep -f 'uv pip install'").rc != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+    container = docker.from_env().containers.get(inventory.name("prefect_server"))
+    container.kill()
+    thread.join()
+    container.start()
+    assert outcome[0].returncode != 0
+    finished = "find /opt/biocirv/releases -maxdepth 2 -name manifest.json | wc -l"
+    before = server.check_output(finished)
+
+    deployed = deploy()
+
+    assert deployed.returncode == 0, deployed.stdout
+    manifest: dict[str, Any] = json.loads(server.file("/opt/biocirv/current/manifest.json").content_string)
+    assert manifest["id"] == current(server)
+    assert before
+    done = inventory.playbook("playbooks/run_etl.yml")
+    assert done.returncode == 0, done.stdout

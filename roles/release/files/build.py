@@ -1,0 +1,163 @@
+"""Build a release: its environment, its code, and as the last thing its manifest, without which it is not finished.
+
+Run by the builder's Python, beside which uv lies. The only argument is a JSON file that says what to build; the role's
+``tasks/build.yml`` writes it. Exits with 1 and one reason when a step fails; what it then leaves is no release.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+UV = str(Path(sys.executable).with_name("uv"))
+HERE = Path(__file__).parent
+LINKS = ("current", "candidate")
+
+
+class BuildError(Exception):
+    """A step failed, for a reason that is for people to read."""
+
+
+def main() -> int:
+    """Build what the specification says, unless it is built; return the exit code."""
+    specification_file = Path(sys.argv[1])
+    specification = json.loads(specification_file.read_text(encoding="utf-8"))
+    release = Path(specification["release"])
+    if (release / "manifest.json").exists():
+        return 0
+    try:
+        build(specification, release)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    Path(specification["archive"]).unlink()
+    specification_file.unlink()
+    return 0
+
+
+def build(specification: dict[str, Any], release: Path) -> None:
+    """Build a release."""
+    # What a build that was cut off left.
+    shutil.rmtree(release, ignore_errors=True)
+    app, environment = release / "app", release / "env"
+    app.mkdir(parents=True)
+    with tarfile.open(specification["archive"]) as archive:
+        archive.extractall(app, filter="tar")
+    for place, source in specification["files"].items():
+        target = app / specification["working_directory"] / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(app / source, target)
+    link(release / "work", app, specification["working_directory"], "release_working_directory")
+    link(release / "alembic", app, specification["alembic_directory"], "release_alembic_directory")
+
+    variables: dict[str, str] = {}
+    requires = {"architecture": os.uname().machine}
+    if specification["python"] == "conda":
+        record = conda_prefix(specification, app, environment, release / "conda.json")
+        variables = record["variables"]
+        requires |= {"glibc": record["glibc"]} if record["glibc"] else {}
+    else:
+        run("Making a virtual environment", UV, "venv", "--quiet", "--python", "/usr/bin/python3", environment)
+        requires |= {"python": ".".join(map(str, sys.version_info[:2]))}
+    fill(specification, app, environment)
+    run("Compiling the application", environment / "bin/python", "-m", "compileall", "-q", app)
+
+    for name in LINKS:
+        # By the link that a unit runs from, so that its processes need not know which release it is.
+        place = str(release.parent.parent / name / "env")
+        lines = {"PATH": f"{place}/bin:/usr/local/bin:/usr/bin:/bin"} | {
+            variable: value.replace(str(environment), place) for variable, value in variables.items()
+        }
+        text = "".join(f"{variable}={json.dumps(value)}\n" for variable, value in lines.items())
+        (release / f"{name}.env").write_text(text, encoding="utf-8")
+
+    description = run(
+        "Reading the schema's revisions",
+        *(environment / "bin/python", HERE / "describe.py", specification["alembic_config"]),
+        cwd=release / "alembic",
+    )
+    manifest = {
+        **json.loads(description),
+        **{key: specification[key] for key in ("id", "revision", "source", "alembic_config")},
+        "requires": requires,
+        "built": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    os.sync()
+    partial = release / ".manifest.json"
+    partial.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    partial.replace(release / "manifest.json")
+
+
+def link(path: Path, app: Path, directory: str, variable: str) -> None:
+    """Give a directory of the application the name under which units know it."""
+    if not (app / directory).is_dir():
+        raise BuildError(f"The source has no directory {directory}: correct {variable} or release_source_paths.")
+    path.symlink_to(Path("app") / directory)
+
+
+def conda_prefix(specification: dict[str, Any], app: Path, prefix: Path, record_file: Path) -> dict[str, Any]:
+    """Make a prefix of conda packages; return the record of what is in it."""
+    options = [option for channel in specification["channels"] for option in ("--channel", channel)]
+    for original, mirror in specification["mirrors"].items():
+        options += ["--mirror", f"{original}={mirror}"]
+    run(
+        "Making the conda prefix",
+        *(sys.executable, HERE / "conda_prefix.py", "--source", app, "--prefix", prefix),
+        *("--environment", specification["pixi_environment"], "--cache", specification["cache"]),
+        *("--record", record_file, *options),
+    )
+    record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
+    packages = {Path(package) for package in specification["packages"]}
+    if forgotten := [path for path in record["local"] if Path(path) not in packages]:
+        raise BuildError(f"pixi.lock names local packages that release_packages does not: {', '.join(forgotten)}")
+    return record
+
+
+def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
+    """Install wheels and the application's own packages into an environment."""
+    install: list[str | Path] = [
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        environment / "bin/python",
+        "--compile-bytecode",
+    ]
+    for name in specification["requirements"] + specification["constraints"]:
+        if not (app / name).is_file():
+            raise BuildError(f"The source has no file {name}: correct release_requirements or release_constraints.")
+    for name in specification["requirements"]:
+        run(f"Installing {name}", *install, "--require-hashes", "--requirement", app / name)
+    constraints = [option for name in specification["constraints"] for option in ("--constraint", app / name)]
+    if specification["extra_requirements"]:
+        run("Installing release_extra_requirements", *install, *constraints, *specification["extra_requirements"])
+    # uv carries the backend uv_build itself; others come from the index, and then without a hash.
+    offline = [] if specification["build_backends_from_index"] else ["--offline"]
+    for name in specification["packages"]:
+        run(f"Installing the local package {name}", *install, *offline, "--no-deps", app / name)
+    run("Checking that packages fit together", UV, "pip", "check", "--quiet", "--python", environment / "bin/python")
+
+
+def run(step: str, *command: str | Path, cwd: Path | None = None) -> str:
+    """Run a command; return what it printed.
+
+    Raises:
+        BuildError: it failed; the message names the step and holds the end of what the command said.
+
+    """
+    environment = {**os.environ, "PREFECT_HOME": "/nonexistent"}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise BuildError("\n".join([f"{step} failed:", *said[-20:]]))
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+#!/usr/bin/python
+"""Ansible module that tells which releases a host has, and switches and prunes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: release_state
+short_description: Tell which releases a host has, switch and prune them
+description:
+  - Each link is replaced in one step, and the order of steps is such that a power cut between any two of them leaves a
+    host that serves one whole release, and that the next run brings to its end.
+options:
+  root: {type: path, required: true, description: Directory of releases and links.}
+  candidate: {type: str, description: Id of the release that C(candidate) points to from now on.}
+  serve: {type: str, description: Id of the release that C(current) points to from now on.}
+  failed:
+    type: bool
+    default: false
+    description: The release that serves now did not come up; it is no predecessor that one could go back to.
+  keep: {type: int, description: How many releases to keep; the one that serves and its predecessor always stay.}
+"""
+RETURN = r"""
+releases: {type: dict, returned: always, description: Manifests of the finished releases by their ids.}
+current: {type: str, returned: always, description: Id of the release that serves, or empty.}
+previous: {type: str, returned: always, description: Id of the one that served before, or empty.}
+served: {type: dict, returned: always, description: Until when releases served, and with which configuration.}
+configuration: {type: str, returned: always, description: Digest of the configuration that services have now.}
+pruned: {type: list, elements: str, returned: always, description: Ids of the releases that were removed.}
+"""
+
+# What services read beside the release: a rollback does not bring it back, so that it is remembered which one it was.
+CONFIGURATION = ("/etc/biocirv/prefect-server.env", "/etc/biocirv/prefect-worker.env")
+
+
+class Releases:
+    """The releases below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._served = root / "served"
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """Return the manifests of all finished releases; one that is not finished has none."""
+        files = sorted((self._root / "releases").glob("*/manifest.json"))
+        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+    def linked(self, link: str) -> str:
+        """Return the id that a link points to, or an empty string."""
+        path = self._root / link
+        return path.readlink().name if path.is_symlink() else ""
+
+    def served(self) -> dict[str, dict[str, str]]:
+        """Return what was noted of each release when another took over."""
+        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in self._served.glob("*.json")}
+
+    def previous(self) -> str:
+        """Return the id of the release that served last before the one that serves, or an empty string."""
+        finished, current = self.manifests(), self.linked("current")
+        ended = {note["until"]: name for name, note in self.served().items() if name in finished and name != current}
+        return ended[max(ended)] if ended else ""
+
+    def serve(self, release: str, environment: str, *, failed: bool) -> None:
+        """Let `current` point to a release; unless the one before failed, remember it."""
+        before = self.linked("current")
+        if before not in ("", release) and not failed:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self._write(self._served / f"{before}.json", json.dumps({"configuration": configuration(), "until": now}))
+        self.link("current", release)
+        # Services compare its age with their own: those that hold Python in memory restart when it changes.
+        if self.environment() != environment:
+            self._write(self._root / "environment", environment)
+
+    def environment(self) -> str:
+        """Return the digest of the environment that services were last told to use."""
+        path = self._root / "environment"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def link(self, name: str, release: str) -> None:
+        """Point a link to a release, in one step."""
+        if self.linked(name) == release:
+            return
+        partial = self._root / f".{name}.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(f"releases/{release}")
+        partial.replace(self._root / name)
+        _sync(self._root)
+
+    def superfluous(self, keep: int) -> list[str]:
+        """Return the ids of those that are neither linked to nor among the newest by building or serving."""
+        linked = [self.linked("current"), self.linked("candidate"), self.previous()]
+        served = self.served()
+        ages = {
+            name: max(manifest["built"], served.get(name, {}).get("until", ""))
+            for name, manifest in self.manifests().items()
+        }
+        newest = sorted(ages, key=lambda name: (name in linked, ages[name]), reverse=True)
+        return [name for name in newest[keep:] if name not in linked]
+
+    def remove(self, release: str) -> None:
+        """Remove a release; the manifest goes first, so that half of one is none."""
+        path = self._root / "releases" / release
+        (path / "manifest.json").unlink()
+        shutil.rmtree(path)
+        (self._served / f"{release}.json").unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: str) -> None:
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync(path.parent)
+
+
+def configuration() -> str:
+    """Return a digest of what services read beside the release."""
+    digest = hashlib.sha256()
+    for path in map(Path, CONFIGURATION):
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()[:12]
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "candidate": {"type": "str"},
+            "serve": {"type": "str"},
+            "failed": {"type": "bool", "default": False},
+            "keep": {"type": "int"},
+        },
+        supports_check_mode=True,
+    )
+    releases = Releases(Path(module.params["root"]))
+    candidate, serve, keep = module.params["candidate"], module.params["serve"], module.params["keep"]
+    manifests = releases.manifests()
+    # In check mode the release that would serve may not be there.
+    if not module.check_mode and (missing := {candidate, serve} - {None, *manifests}):
+        module.fail_json(msg=f"There is no finished release {missing.pop()} below {module.params['root']}/releases.")
+    environment = manifests.get(serve, {}).get("environment", "")
+    changed = candidate not in (None, releases.linked("candidate"))
+    if serve is not None:
+        changed |= serve != releases.linked("current") or environment != releases.environment()
+    if not module.check_mode:
+        if candidate is not None:
+            releases.link("candidate", candidate)
+        if serve is not None:
+            releases.serve(serve, environment, failed=module.params["failed"])
+    pruned = [] if keep is None else releases.superfluous(keep)
+    if not module.check_mode:
+        for release in pruned:
+            releases.remove(release)
+    module.exit_json(
+        changed=changed or bool(pruned),
+        releases=releases.manifests(),
+        current=releases.linked("current"),
+        previous=releases.previous(),
+        served=releases.served(),
+        configuration=configuration(),
+        pruned=pruned,
+    )
+
+
+if __name__ == "__main__":
+    main()

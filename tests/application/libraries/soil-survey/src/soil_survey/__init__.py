@@ -1,0 +1,1 @@
+"""Soil survey sites and their horizons, in PostGIS."""
