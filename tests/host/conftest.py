@@ -71,6 +71,7 @@ class Inventory:
             text=True,
             cwd=ROOT,
             env={**ENVIRONMENT, **environment},
+            timeout=900,
             # Whoever kills the group that it leads does not kill the tests.
             start_new_session=True,
         )

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,10 @@ def main() -> int:
     specification_file = Path(sys.argv[1])
     specification = json.loads(specification_file.read_text(encoding="utf-8"))
     release = Path(specification["release"])
-    if (release / "manifest.json").exists():
-        return 0
     try:
-        build(specification, release)
+        # Who began in the background may have built it.
+        if not (release / "manifest.json").exists():
+            build(specification, release)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
@@ -46,8 +45,10 @@ def build(specification: dict[str, Any], release: Path) -> None:
     shutil.rmtree(release, ignore_errors=True)
     app, environment = release / "app", release / "env"
     app.mkdir(parents=True)
-    with tarfile.open(specification["archive"]) as archive:
-        archive.extractall(app, filter="tar")
+    run(
+        "Unpacking the source",
+        *("tar", "--extract", "--gzip", "--no-same-owner", "--file", specification["archive"], "--directory", app),
+    )
     for place, source in specification["files"].items():
         target = app / specification["working_directory"] / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,10 @@ def build(specification: dict[str, Any], release: Path) -> None:
         "requires": requires,
         "built": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
+    # uv's locks, for one, are for everybody to write.
+    for path in release.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~0o022)
     os.sync()
     partial = release / ".manifest.json"
     partial.write_text(json.dumps(manifest, indent=2), encoding="utf-8")

@@ -4,9 +4,11 @@
 set -eu
 specification=$1 builder=$2 requirements=$3
 umask 022
+mkdir -p "$UV_CACHE_DIR"
+chmod 0700 "${UV_CACHE_DIR%/*}"
 
 # One build at a time; whoever waited for another one finds its work done.
-exec 9>"$specification.lock"
+exec 9>"${0%/*}/lock"
 flock 9
 
 if ! [ -e "$builder/finished" ]; then

@@ -118,8 +118,17 @@ def install(archive: Path, outer: tarfile.TarFile, releases: Path) -> dict[str, 
     releases.mkdir(mode=0o755, parents=True, exist_ok=True)
     partial = releases / f".{manifest['id']}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    with tarfile.open(fileobj=outer.extractfile(payload), mode="r|gz") as files:
-        files.extractall(partial, filter="tar")
+    partial.mkdir(mode=0o755)
+    # GNU tar refuses to write outside; tarfile does so only from Debian 12's next Python on.
+    command = ["tar", "--extract", "--gzip", "--same-permissions", "--directory", str(partial)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as unpacking:  # noqa: S603 - no input
+        files = outer.extractfile(payload)
+        assert files and unpacking.stdin and unpacking.stderr  # noqa: S101, PT018 - they are pipes
+        shutil.copyfileobj(files, unpacking.stdin)
+        unpacking.stdin.close()
+        said = unpacking.stderr.read().decode(errors="replace")
+    if unpacking.returncode != 0:
+        raise ArchiveError(f"{archive} cannot be unpacked: {said.strip()}")
     # On disk before its name is: a power cut leaves no release that only looks whole.
     os.sync()
     target = releases / manifest["id"]
