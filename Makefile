@@ -105,6 +105,8 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 test: lint test-unit test-integration ## everything that CI runs
 	@$(MAKE) test-molecule DEBIAN=13
 	@$(MAKE) test-molecule DEBIAN=12
+	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=conda
+	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=release
 
 lint: $(VENV)/dev ## style and types
 	ruff check .
@@ -140,6 +142,8 @@ lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group controller --output-file requirements/controller.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group conda --group controller --group dev \
 		--constraint requirements/application.txt --constraint requirements/controller.txt --output-file requirements/dev.txt
+	cd tests/application && ../../$(COMPILE) --no-emit-package soil-units --constraint ../../requirements/application.txt \
+		libraries/soil-units/pyproject.toml libraries/soil-survey/pyproject.toml --output-file requirements.txt
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' Makefile

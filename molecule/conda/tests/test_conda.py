@@ -31,6 +31,11 @@ def current(server: Host) -> str:
     return Path(server.file("/opt/biocirv/current").linked_to).name
 
 
+def normal(name: str) -> str:
+    """Return a package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def lock(server: Host, *options: str) -> None:
     """Lock the application again."""
     version = server.check_output(f"{PYTHON} -c \"import sys; print('%d.%d' % sys.version_info[:2])\"")
@@ -51,10 +56,10 @@ def test_the_environment_is_what_the_lock_names(server: Host) -> None:
     assert {Path(package["url"]).name for package in noted["conda"]} == conda
     assert sorted(package["url"] for package in noted["pypi"]) == sorted(wheels)
     assert all(len(package["sha256"]) == 64 for kind in ("conda", "pypi") for package in noted[kind])
-    names = "import importlib.metadata as m; print(*(d.name.replace('_', '-').lower() for d in m.distributions()))"
+    names = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
     installed = server.check_output(f'{PYTHON} -c "{names}"').split()
     ours = {"soil-units", "soil-survey"}
-    assert set(installed) == {package["name"].replace("_", "-").lower() for package in noted["pypi"]} | ours
+    assert {normal(name) for name in installed} == {normal(package["name"]) for package in noted["pypi"]} | ours
     assert server.check_output(f"{PYTHON} -c 'import example_wheel; print(example_wheel.ANSWER)'") == "42"
 
 
@@ -118,7 +123,9 @@ def _tampered_package(server: Host) -> str:
 
 def _tampered_wheel(server: Host) -> str:
     lock(server, WHEEL)
-    server.check_output("printf x >> /srv/channel/wheels/example_wheel-1.0-py3-none-any.whl")
+    # Another wheel, and a sound one.
+    code = f"import zipfile; zipfile.ZipFile('/srv/channel/wheels/{WHEEL}', 'a').writestr('example_wheel/evil.py', '')"
+    server.check_output(f'python3 -c "{code}"')
     return r"example_wheel-1\.0-py3-none-any\.whl: its SHA-256 is not the one in pixi\.lock"
 
 
@@ -167,5 +174,23 @@ def test_a_wheel_that_the_lock_drops_is_gone(inventory: "Inventory", server: Hos
     assert current(server) != before
     assert "No module named 'example_wheel'" in server.run(f"{PYTHON} -c 'import example_wheel'").stderr
     assert "example-wheel" not in {package["name"] for package in record(server)["pypi"]}
+    done = run_flow(inventory, "soil-report/survey-report")
+    assert done.returncode == 0, done.stdout
+
+
+def test_without_a_lock_the_manifest_is_solved(inventory: "Inventory", server: Host) -> None:
+    """Against the channels that the inventory names, and the release says what came of it."""
+    lock_file = WORK / "application/pixi.lock"
+    lock_file.rename(WORK / "pixi.lock")
+    variables = {"release_channels": ["http://127.0.0.1:8099"], "release_requirements": ["requirements.txt"]}
+
+    deployed = inventory.playbook("playbooks/deploy.yml", "--extra-vars", json.dumps(variables))
+
+    (WORK / "pixi.lock").rename(lock_file)
+    assert deployed.returncode == 0, deployed.stdout
+    noted = record(server)
+    assert "python" in {package["name"] for package in noted["conda"]}
+    assert all(len(package["sha256"]) == 64 for package in noted["conda"])
+    assert noted["pypi"] == []
     done = run_flow(inventory, "soil-report/survey-report")
     assert done.returncode == 0, done.stdout
