@@ -22,9 +22,11 @@ ROOT = Path(__file__).parents[3]
 DEPLOYMENT = "master-etl-deployment"
 POLL_SECONDS = 0.2
 RUN_SECONDS = 120
-# The name, size and content of every file, and where every link points; the manifest says when it was built.
+# The name and content of every file, and where every link points; but for what notes when it was built: manifest,
+# bytecode, and of the local package uv's note and the list of files with that note's digest.
 CONTENTS = (
-    "cd /opt/biocirv/releases/{id} && find . -type f ! -name manifest.json ! -name '*.pyc' -print0 | sort -z"
+    "cd /opt/biocirv/releases/{id} && find . -type f ! -name manifest.json ! -name '*.pyc' ! -name uv_cache.json"
+    " ! -path '*/ca_biositing-*/RECORD' -print0 | sort -z"
     " | xargs -0 sha256sum | sha256sum && find . -type l -printf '%p %l\\n' | sort | sha256sum"
 )
 

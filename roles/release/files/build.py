@@ -1,7 +1,7 @@
 """Build a release: its environment, its code, and as the last thing its manifest, without which it is not finished.
 
 Run by the builder's Python, beside which uv lies. The only argument is a JSON file that says what to build; the role's
-``tasks/build.yml`` writes it. Exits with 1 and one reason when a step fails; what it then leaves is no release.
+``tasks/build.yml`` writes it. Exits with 1 and one reason when a step fails, and leaves nothing then.
 """
 
 import json
@@ -32,6 +32,7 @@ def main() -> int:
         if not (release / "manifest.json").exists():
             build(specification, release)
     except BuildError as error:
+        shutil.rmtree(release)
         print(error, file=sys.stderr)
         return 1
     Path(specification["archive"]).unlink()
