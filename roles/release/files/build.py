@@ -25,6 +25,10 @@ class BuildError(Exception):
 def main() -> int:
     """Build what the specification says, unless it is built; return the exit code."""
     specification_file = Path(sys.argv[1])
+    if not specification_file.exists():
+        # Whoever held the lock before built it, and took the order away.
+        specification_file.with_suffix(".tar.gz").unlink(missing_ok=True)
+        return 0
     specification = json.loads(specification_file.read_text(encoding="utf-8"))
     release = Path(specification["release"])
     try:
