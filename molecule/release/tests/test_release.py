@@ -306,6 +306,7 @@ def test_a_release_that_does_not_come_up_is_gone_back_from(
     assert f"release {before} serves again" in " ".join(failed.stdout.split()), failed.stdout
     assert "prefect.yaml declares no such deployment" in failed.stdout
     assert current(server) == before
+    assert version(api).startswith(before)
     assert api.get("/ready").is_success
 
 

@@ -55,6 +55,8 @@ def build(specification: dict[str, Any], release: Path) -> None:
         *("tar", "--extract", "--gzip", "--no-same-owner", "--file", specification["archive"], "--directory", app),
     )
     for place, source in specification["files"].items():
+        if not (app / source).is_file():
+            raise BuildError(f"The source has no file {source}: correct release_files or release_source_paths.")
         target = app / specification["working_directory"] / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(app / source, target)
