@@ -78,6 +78,18 @@ def test_master_run_loads_what_the_sheets_hold(inventory: "Inventory", database:
     assert count(database, "observation") > 0
 
 
+def test_status_names_release_and_schema(inventory: "Inventory", server: Host, database: Host) -> None:
+    """Id, age and source of the release that serves, and where the database is."""
+    release = Path(server.file("/opt/biocirv/current").linked_to).name
+    revision = "runuser --user postgres -- psql -AtX biocirv_db -c 'SELECT version_num FROM alembic_version'"
+    shown = inventory.playbook("playbooks/status.yml")
+    assert shown.returncode == 0, shown.stdout
+    assert re.search(rf"Release +{release}, built [-\d]+ [:\d]+ UTC \(\d+ (hours|days) ago\)", shown.stdout), (
+        shown.stdout
+    )
+    assert re.search(rf"Database +{database.check_output(revision)}\n", shown.stdout), shown.stdout
+
+
 @pytest.mark.disruptive
 def test_a_missing_worksheet_fails_its_flow_alone(inventory: "Inventory", worker: Host, database: Host) -> None:
     """The worker is given a copy of the sample data in which one worksheet is missing, and its own back."""
