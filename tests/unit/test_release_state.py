@@ -77,6 +77,14 @@ def test_check_mode_says_and_does_nothing(root: Path) -> None:
     assert len(run(root)["releases"]) == 5
 
 
+def test_a_release_of_an_older_layout_is_none(root: Path) -> None:
+    (root / "releases/half/manifest.json").write_text('{"id": "half"}', encoding="utf-8")
+    (root / "current").symlink_to("releases/half")
+    state = run(root, serve="a", keep=1)
+    assert list(state["releases"]) == ["a"]
+    assert (state["current"], state["previous"]) == ("a", "")
+
+
 def test_half_a_release_does_not_serve(root: Path) -> None:
     refused = run(root, serve="half")
     assert "There is no finished release half" in refused["msg"]

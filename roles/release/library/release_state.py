@@ -52,7 +52,9 @@ class Releases:
     def manifests(self) -> dict[str, dict[str, Any]]:
         """Return the manifests of all finished releases; one that is not finished has none."""
         files = sorted((self._root / "releases").glob("*/manifest.json"))
-        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+        manifests = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+        # What an earlier version of this role built is laid out differently, and cannot serve the units of this one.
+        return {name: manifest for name, manifest in manifests.items() if "environment" in manifest}
 
     def linked(self, link: str) -> str:
         """Return the id that a link points to, or an empty string."""
