@@ -1,9 +1,13 @@
 """Ansible plugins are files, not packages: tests load them by their path."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,3 +27,22 @@ def load_plugin() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def run_module() -> Callable[..., dict[str, Any]]:
+    """Return a function that runs a module as Ansible does, given its path below roles/, and returns its result."""
+
+    def run(path: str, **arguments: object) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, str(ROLES / path)],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    return run

@@ -1,28 +1,31 @@
 """The module that writes files: as a whole, only where they differ, and without showing what is secret."""
 
 import getpass
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SECRET = {"secret": "open-sesame"}
-MODULE = Path(__file__).parents[2] / "roles/managed_files/library/managed_files.py"
+
+Run = Callable[..., dict[str, Any]]
 
 
-def run(files: list[dict[str, str]], *, check: bool = False) -> dict[str, Any]:
-    """Run the module as Ansible does; return its result."""
-    arguments = {"files": files, "_ansible_check_mode": check, "_ansible_diff": True}
-    done = subprocess.run(
-        [sys.executable, str(MODULE)],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+@pytest.fixture
+def run(run_module: Callable[..., dict[str, Any]]) -> Run:
+    """Return a function that runs the module with files, and whatever else."""
+
+    def run_with(files: list[dict[str, str]], *, check: bool = False, **options: object) -> dict[str, Any]:
+        return run_module(
+            "managed_files/library/managed_files.py",
+            files=files,
+            _ansible_check_mode=check,
+            _ansible_diff=True,
+            **options,
+        )
+
+    return run_with
 
 
 def file(path: Path, **options: str) -> dict[str, str]:
@@ -30,7 +33,7 @@ def file(path: Path, **options: str) -> dict[str, str]:
     return {"path": str(path), "owner": getpass.getuser(), **options}
 
 
-def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_run_changes_nothing(run: Run, tmp_path: Path) -> None:
     files = [file(tmp_path / "new/a", content="ü\n"), {**file(tmp_path / "b", mode="0600"), **SECRET}]
     assert run(files)["changed"]
     assert not run(files)["changed"]
@@ -39,7 +42,7 @@ def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "new"]
 
 
-def test_content_and_mode_are_brought_back_and_what_should_not_be_is_removed(tmp_path: Path) -> None:
+def test_content_and_mode_are_brought_back_and_what_should_not_be_is_removed(run: Run, tmp_path: Path) -> None:
     wanted = [file(tmp_path / "a", content="a"), file(tmp_path / "b", content="b")]
     run(wanted)
     (tmp_path / "a").write_text("changed", encoding="utf-8")
@@ -52,25 +55,42 @@ def test_content_and_mode_are_brought_back_and_what_should_not_be_is_removed(tmp
     assert not run([file(tmp_path / "a")])["changed"]
 
 
-def test_check_mode_says_what_would_change_and_changes_nothing(tmp_path: Path) -> None:
+def test_check_mode_says_what_would_change_and_changes_nothing(run: Run, tmp_path: Path) -> None:
     said = run([file(tmp_path / "a", content="new\n")], check=True)
     assert said["changed"]
     assert said["diff"][0]["after"] == "new\n"
     assert not (tmp_path / "a").exists()
 
 
-def test_a_secret_is_not_shown(tmp_path: Path) -> None:
+def test_a_secret_is_not_shown(run: Run, tmp_path: Path) -> None:
     (tmp_path / "b").write_text("old-secret", encoding="utf-8")
-    shown = json.dumps(run([{**file(tmp_path / "b"), **SECRET}]))
+    shown = str(run([{**file(tmp_path / "b"), **SECRET}]))
     assert "sesame" not in shown
     assert "old-secret" not in shown
     assert (tmp_path / "b").read_text(encoding="utf-8") == "open-sesame"
 
 
-def test_an_unknown_owner_fails_with_the_path_and_leaves_the_file(tmp_path: Path) -> None:
+def test_an_unknown_owner_fails_with_the_path_and_leaves_the_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old", encoding="utf-8")
     failed = run([{"path": str(tmp_path / "a"), "content": "new", "owner": "nobody-of-this-name"}])
     assert failed["failed"]
     assert str(tmp_path / "a") in failed["msg"]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text(encoding="utf-8") == "old"
+
+
+def test_strangers_leave_its_directories(run: Run, tmp_path: Path) -> None:
+    """What they hold is shown nowhere: it may be a secret."""
+    own = file(tmp_path / "own/a", content="mine\n")
+    assert run([own], directories=[str(tmp_path / "own")])["changed"]
+    stranger = tmp_path / "own/b"
+    stranger.write_text("open-sesame", encoding="utf-8")
+
+    said = run([own], directories=[str(tmp_path / "own")], check=True)
+    assert said["written"] == [str(stranger)]
+    assert "open-sesame" not in str(said)
+    assert stranger.exists()
+
+    assert run([own], directories=[str(tmp_path / "own")])["changed"]
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["a"]
+    assert not run([own], directories=[str(tmp_path / "own"), str(tmp_path / "missing")])["changed"]

@@ -4,8 +4,6 @@ import hashlib
 import io
 import json
 import platform
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +12,23 @@ from typing import Any
 
 import pytest
 
-MODULE = Path(__file__).parents[2] / "roles/release/library/release_archive.py"
 ID = "0123456789ab"
 
-
-def run(**options: object) -> dict[str, Any]:
-    """Run the module as Ansible does; return its result."""
-    arguments = {"ANSIBLE_MODULE_ARGS": {name: str(value) for name, value in options.items()}}
-    done = subprocess.run(
-        [sys.executable, str(MODULE)], input=json.dumps(arguments), capture_output=True, text=True, check=False
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
+def run(run_module: Callable[..., dict[str, Any]]) -> Run:
+    """Return a function that runs the module."""
+
+    def run_with(**options: object) -> dict[str, Any]:
+        return run_module("release/library/release_archive.py", **{name: str(value) for name, value in options.items()})
+
+    return run_with
+
+
+@pytest.fixture
+def archive(run: Run, tmp_path: Path) -> Path:
     """Return the archive of a small release."""
     release = tmp_path / "here" / ID
     (release / "env/bin").mkdir(parents=True)
@@ -44,7 +43,7 @@ def archive(tmp_path: Path) -> Path:
     return tmp_path / "release"
 
 
-def test_what_was_packed_arrives(archive: Path, tmp_path: Path) -> None:
+def test_what_was_packed_arrives(run: Run, archive: Path, tmp_path: Path) -> None:
     """Files, links and times, which bytecode is compared with."""
     assert run(archive=archive, state="inspected")["manifest"]["id"] == ID
 
@@ -83,7 +82,9 @@ def _no_file(archive: Path) -> str:
 
 @pytest.mark.parametrize("spoil", [_flip_a_bit, _cut_off, _another_file, _no_file])
 @pytest.mark.parametrize("state", ["inspected", "installed"])
-def test_a_spoilt_archive_is_refused(archive: Path, tmp_path: Path, state: str, spoil: Callable[[Path], str]) -> None:
+def test_a_spoilt_archive_is_refused(
+    run: Run, archive: Path, tmp_path: Path, state: str, spoil: Callable[[Path], str]
+) -> None:
     """By its name and the reason, with nothing left behind."""
     reason = spoil(archive)
     result = run(archive=archive, state=state, releases=tmp_path / "there")
@@ -93,7 +94,7 @@ def test_a_spoilt_archive_is_refused(archive: Path, tmp_path: Path, state: str, 
     assert not list((tmp_path / "there").glob("**/*"))
 
 
-def test_it_unpacks_nothing_outside(archive: Path, tmp_path: Path) -> None:
+def test_it_unpacks_nothing_outside(run: Run, archive: Path, tmp_path: Path) -> None:
     """Whatever names the archive holds."""
     files = io.BytesIO()
     with tarfile.open(fileobj=files, mode="w:gz") as payload:

@@ -1,24 +1,23 @@
 """Which releases a host has, which one serves, and which may go."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-MODULE = Path(__file__).parents[2] / "roles/release/library/release_state.py"
+Run = Callable[..., dict[str, Any]]
 
 
-def run(root: Path, *, check: bool = False, **options: object) -> dict[str, Any]:
-    """Run the module as Ansible does; return its result."""
-    arguments = {"ANSIBLE_MODULE_ARGS": {"root": str(root), "_ansible_check_mode": check, **options}}
-    done = subprocess.run(
-        [sys.executable, str(MODULE)], input=json.dumps(arguments), capture_output=True, text=True, check=False
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+@pytest.fixture
+def run(run_module: Callable[..., dict[str, Any]]) -> Run:
+    """Return a function that runs the module on a directory."""
+
+    def run_on(root: Path, *, check: bool = False, **options: object) -> dict[str, Any]:
+        return run_module("release/library/release_state.py", root=str(root), _ansible_check_mode=check, **options)
+
+    return run_on
 
 
 @pytest.fixture
@@ -33,12 +32,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nothing_is_there_at_first(tmp_path: Path) -> None:
+def test_nothing_is_there_at_first(run: Run, tmp_path: Path) -> None:
     state = run(tmp_path / "missing")
     assert (state["changed"], state["releases"], state["current"], state["previous"]) == (False, {}, "", "")
 
 
-def test_a_switch_is_remembered_and_done_once(root: Path) -> None:
+def test_a_switch_is_remembered_and_done_once(run: Run, root: Path) -> None:
     assert run(root, serve="a")["changed"]
     again = run(root, serve="a")
     assert (again["changed"], again["current"], again["previous"]) == (False, "a", "")
@@ -51,14 +50,14 @@ def test_a_switch_is_remembered_and_done_once(root: Path) -> None:
     assert (back["current"], back["previous"]) == ("a", "b")
 
 
-def test_what_failed_is_none_to_go_back_to(root: Path) -> None:
+def test_what_failed_is_none_to_go_back_to(run: Run, root: Path) -> None:
     for name in ("a", "b", "c"):
         run(root, serve=name)
     back = run(root, serve="b", failed=True)
     assert (back["current"], back["previous"]) == ("b", "a")
 
 
-def test_services_are_told_of_another_environment_alone(root: Path) -> None:
+def test_services_are_told_of_another_environment_alone(run: Run, root: Path) -> None:
     run(root, serve="a")
     told = (root / "environment").stat().st_mtime_ns
     run(root, serve="b")
@@ -69,7 +68,7 @@ def test_services_are_told_of_another_environment_alone(root: Path) -> None:
     assert (root / "environment").read_text(encoding="utf-8") == "two"
 
 
-def test_check_mode_says_and_does_nothing(root: Path) -> None:
+def test_check_mode_says_and_does_nothing(run: Run, root: Path) -> None:
     run(root, serve="a")
     said = run(root, check=True, serve="new", candidate="new", keep=1)
     assert said["changed"]
@@ -77,7 +76,7 @@ def test_check_mode_says_and_does_nothing(root: Path) -> None:
     assert len(run(root)["releases"]) == 5
 
 
-def test_a_release_of_an_older_layout_is_none(root: Path) -> None:
+def test_a_release_of_an_older_layout_is_none(run: Run, root: Path) -> None:
     (root / "releases/half/manifest.json").write_text('{"id": "half"}', encoding="utf-8")
     (root / "current").symlink_to("releases/half")
     state = run(root, serve="a", keep=1)
@@ -85,14 +84,14 @@ def test_a_release_of_an_older_layout_is_none(root: Path) -> None:
     assert (state["current"], state["previous"]) == ("a", "")
 
 
-def test_half_a_release_does_not_serve(root: Path) -> None:
+def test_half_a_release_does_not_serve(run: Run, root: Path) -> None:
     refused = run(root, serve="half")
     assert "There is no finished release half" in refused["msg"]
     assert not (root / "current").is_symlink()
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(9, "abcde"), (3, "abe"), (1, "ab"), (0, "ab")])
-def test_the_oldest_go_but_not_what_serves_or_served(root: Path, keep: int, kept: str) -> None:
+def test_the_oldest_go_but_not_what_serves_or_served(run: Run, root: Path, keep: int, kept: str) -> None:
     run(root, serve="b")
     run(root, serve="a")
     state = run(root, keep=keep)
