@@ -1,6 +1,7 @@
 """What preflight finds wrong with an inventory and a host."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -55,3 +56,10 @@ def test_each_shortcoming_of_a_host_is_one_problem(
 ) -> None:
     (problem,) = preflight.host_problems({**FACTS, **facts}, {**PROBE, **probe}, LIMITS)
     assert words in problem
+
+
+def test_a_missing_credential_file_is_told(preflight: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text("{}", encoding="utf-8")
+    files = {"HERE of credential_files": str(tmp_path / "key.json"), "THERE of credential_files": "/nowhere/key.json"}
+    (problem,) = preflight.file_problems(files)
+    assert problem.startswith("THERE of credential_files: /nowhere/key.json is not there")

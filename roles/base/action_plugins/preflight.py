@@ -82,6 +82,15 @@ def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Ma
     return problems
 
 
+def file_problems(files: Mapping[str, str]) -> list[str]:
+    """Return which files of the controller cannot be read: name of whatever asks for one -> path."""
+    return [
+        f"{name}: {path} is not there, or is no file: correct the path, which is one of the machine that runs Ansible."
+        for name, path in files.items()
+        if not Path(path).expanduser().is_file()
+    ]
+
+
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
     """Return the options of every role's entry points, as "role" or "role (entry point)" -> options."""
     specs: dict[str, dict[str, Any]] = {}
@@ -126,6 +135,12 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
 
         problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])
         problems += self.variable_problems(read_specs(Path(self._task.args["roles"])), variables)
+        try:
+            credentials = self._templar.template(variables.get("credential_files"))
+        except AnsibleError:
+            credentials = None  # as said above
+        if isinstance(credentials, Mapping):
+            problems += file_problems({f"{name} of credential_files": path for name, path in credentials.items()})
         limits = {
             "memory": int(self._templar.template(variables["base_minimum_memory_mb"])),
             "disk": int(self._templar.template(variables["base_minimum_disk_mb"])),
