@@ -50,6 +50,7 @@ def test_what_was_packed_arrives(run: Run, archive: Path, tmp_path: Path) -> Non
     installed = run(archive=archive, state="installed", releases=tmp_path / "there")
 
     assert installed["changed"]
+    assert not archive.exists()
     before, after = tmp_path / "here" / ID, tmp_path / "there" / ID
     assert (after / "app/module.py").read_bytes() == (before / "app/module.py").read_bytes()
     assert (after / "app/module.py").stat().st_mtime == (before / "app/module.py").stat().st_mtime

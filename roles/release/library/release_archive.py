@@ -30,7 +30,7 @@ options:
     type: str
     required: true
     choices: [packed, inspected, installed]
-    description: What to do; C(inspected) only reads and checks the archive.
+    description: What to do; C(inspected) only reads and checks the archive, C(installed) removes it in the end.
   releases: {type: path, description: Directory of the releases to pack from or to install below.}
   id: {type: str, description: The release to pack.}
 """
@@ -134,6 +134,8 @@ def install(archive: Path, outer: tarfile.TarFile, releases: Path) -> dict[str, 
     target = releases / manifest["id"]
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
+    # In the same breath: a run that is cut off here finds the release installed, and would not come back for it.
+    archive.unlink()
     return manifest
 
 
