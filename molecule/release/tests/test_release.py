@@ -476,7 +476,7 @@ def test_a_power_cut_in_the_middle_of_a_build_is_made_up_for(
     thread = threading.Thread(target=lambda: outcome.append(deploy()))
     thread.start()
     deadline = time.monotonic() + 60
-    while server.run("pgrep -f 'uv pip install'").rc != 0:
+    while server.run("pgrep -f '[u]v pip install'").rc != 0:
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
