@@ -56,7 +56,7 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --tags worker
 
 ##@ Looking and working
-.PHONY: service-status status service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db rejected-rows check-db-health backup restore
+.PHONY: service-status status login audit rotate-secrets service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db rejected-rows check-db-health backup restore
 service-status: $(VENV)/controller ## one screen: services, last run, rows
 	@mkdir -p .cache
 	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt >.cache/status.log || { cat .cache/status.log; exit 1; }
@@ -64,8 +64,17 @@ service-status: $(VENV)/controller ## one screen: services, last run, rows
 
 status: service-status ## the same
 
+login: $(VENV)/controller ## where the UI is, and what it asks for
+	@$(PLAY) playbooks/login.yml
+
+audit: $(VENV)/controller ## who deployed, rolled back or rotated what and when; who changed a schema or who may do what; SINCE=yesterday
+	@$(PLAY) playbooks/audit.yml $(if $(SINCE),--extra-vars '{"audit_since": "$(SINCE)"}')
+
+rotate-secrets: $(VENV)/controller ## new secrets, all or ONLY=name,name, while no flow runs
+	@$(PLAY) playbooks/rotate_secrets.yml $(if $(ONLY),--extra-vars rotate_secrets=$(ONLY))
+
 service-logs: $(VENV)/controller ## the services' journal; FOLLOW=1 follows it, UNIT=name shows one
-	@$(ON) all journalctl --no-hostname $(if $(FOLLOW),--follow,--no-pager) --lines 200 $(or $(UNIT:%=--unit %),--unit 'prefect-*' --unit 'biocirv-*' --unit 'postgresql@*')
+	@$(ON) all journalctl --no-hostname $(if $(FOLLOW),--follow,--no-pager) --lines 200 $(or $(UNIT:%=--unit %),--unit 'prefect-*' --unit 'biocirv-*' --unit nginx --identifier postgres)
 
 run-etl: $(VENV)/controller ## run the master flow through its deployment and wait for it
 	@$(PLAY) playbooks/run_etl.yml
@@ -80,16 +89,16 @@ exec-prefect-worker: $(VENV)/controller ## a command (CMD=) as the worker runs f
 exec-db: $(VENV)/controller ## a command (CMD=) on the database's host, as postgres
 	@$(ON) database runuser --user postgres -- $(or $(CMD),bash)
 
-access-db: $(VENV)/controller ## psql in the application's database
-	@$(ON) database runuser --user postgres -- psql biocirv_db
+access-db: $(VENV)/controller ## psql in the application's database, as its owner
+	@$(ON) --unit biocirv-migrations prefect_server psql
 
-access-prefect-db: $(VENV)/controller ## psql in Prefect's database
-	@$(ON) database runuser --user postgres -- psql prefect_db
+access-prefect-db: $(VENV)/controller ## psql in Prefect's database, as its owner
+	@$(ON) --unit prefect-server prefect_server psql
 
 REJECTED = SELECT flow, worksheet, row_number, column_name, value, reason FROM rejected_row JOIN etl_run ON etl_run.id = etl_run_id \
 	WHERE etl_run_id IN (SELECT max(id) FROM etl_run WHERE status = 'completed' GROUP BY flow) ORDER BY etl_run_id, worksheet, row_number
 rejected-rows: $(VENV)/controller ## the rows that each flow's last run did not load, and why
-	@$(ON) database runuser --user postgres -- psql --pset pager=off --command "$(REJECTED)" biocirv_db
+	@$(ON) --unit biocirv-migrations prefect_server psql --pset pager=off --command "$(REJECTED)"
 
 check-db-health: $(VENV)/controller ## "accepting connections", or not
 	@$(ON) database pg_isready

@@ -77,6 +77,31 @@ class Inventory:
         )
 
 
+CURL = (
+    "set -a; . /etc/biocirv/biocirv-deployments.env;"
+    # What curl reads from its configuration is in no list of processes.
+    ' printf \'user = "%s"\' "$PREFECT_API_AUTH_STRING" | curl --config - --silent --show-error --fail'
+    ' --cacert "$PREFECT_API_SSL_CERT_FILE"'
+)
+
+
+class Api:
+    """Prefect's API, as a client on its own host sees it: through the proxy, verified, with the platform's login."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
+        """Return what the API answers to a GET, or to a POST of a body."""
+        data = f" --header 'Content-Type: application/json' --data '{json.dumps(body)}'" if body is not None else ""
+        answer: str = self._host.check_output(f'{CURL}{data} "$PREFECT_API_URL{path}"')
+        return json.loads(answer)
+
+    def is_ready(self) -> bool:
+        """Say whether the API answers and reaches its database."""
+        return bool(self._host.run(f'{CURL} --output /dev/null "$PREFECT_API_URL/ready"').rc == 0)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Describe the marker of tests that are not for production."""
     config.addinivalue_line("markers", "disruptive: stops services or breaks something for a while")
@@ -104,6 +129,12 @@ def server(inventory: Inventory) -> Host:
 def worker(inventory: Inventory) -> Host:
     """Return the first worker's host."""
     return inventory.host("prefect_worker")
+
+
+@pytest.fixture(scope="session")
+def api(server: Host) -> Api:
+    """Return Prefect's API."""
+    return Api(server)
 
 
 @pytest.fixture

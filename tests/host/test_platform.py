@@ -1,17 +1,16 @@
 """The platform does what people came for: a master run loads the sheets; a broken sheet stops nothing else."""
 
 import csv
-import json
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.host import Host
 
 if TYPE_CHECKING:
-    from tests.host.conftest import Inventory
+    from tests.host.conftest import Api, Inventory
 
 SHEET = Path(__file__).parents[2] / "data/sample/Aim 1-Feedstock Collection and Processing Data-BioCirV"
 COLUMNS = {
@@ -37,27 +36,13 @@ def count(database: Host, table: str) -> int:
     return len(rows.splitlines())
 
 
-def api(server: Host, url: str, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
-    """Ask Prefect's API, from its own host."""
-    data = f"--header 'Content-Type: application/json' --data '{json.dumps(body)}'" if body is not None else ""
-    return json.loads(server.check_output(f"curl --silent --show-error --fail {data} '{url}{path}'"))
+def test_server_is_healthy(api: "Api") -> None:
+    assert api.ask("/health") is True
+    assert api.is_ready()
 
 
-@pytest.fixture(scope="module")
-def url(inventory: "Inventory") -> str:
-    """Return the API's URL."""
-    return str(inventory.value("prefect_api_url"))
-
-
-def test_server_is_healthy(server: Host, url: str) -> None:
-    for path in ("/health", "/ready"):
-        assert (
-            server.check_output(f"curl --silent --output /dev/null --write-out '%{{http_code}}' {url}{path}") == "200"
-        )
-
-
-def test_deployment_waits_its_turn_and_has_no_active_schedule(server: Host, url: str) -> None:
-    deployment = api(server, url, "/deployments/name/Master%20ETL%20Flow/master-etl-deployment")
+def test_deployment_waits_its_turn_and_has_no_active_schedule(api: "Api") -> None:
+    deployment = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")
     assert deployment["work_pool_name"] == "biocirv_dev_work_pool"
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"

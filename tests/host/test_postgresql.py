@@ -4,9 +4,9 @@ import pytest
 from testinfra.host import Host
 
 
-def psql(host: Host, statement: str) -> str:
-    """Return what a statement gives the superuser, unaligned."""
-    output: str = host.check_output("runuser --user postgres -- psql --no-psqlrc -Atc %s", statement)
+def psql(host: Host, statement: str, name: str = "postgres") -> str:
+    """Return what a statement gives the superuser in a database, unaligned."""
+    output: str = host.check_output("runuser --user postgres -- psql --no-psqlrc -Atc %s %s", statement, name)
     return output
 
 
@@ -17,20 +17,59 @@ def test_cluster_has_checksums_and_scram(database: Host) -> None:
     assert set(hashes.splitlines()) == {"SCRAM-SHA-256$"}
 
 
-def test_each_database_has_an_owner_that_is_no_superuser(database: Host) -> None:
+def test_each_database_has_an_owner_that_nobody_logs_in_as(database: Host) -> None:
     owners = psql(
         database,
-        "SELECT datname, rolname, rolsuper, rolcreaterole FROM pg_database JOIN pg_roles ON datdba = pg_roles.oid"
+        "SELECT datname, rolname, rolcanlogin, rolsuper FROM pg_database JOIN pg_roles ON datdba = pg_roles.oid"
         " WHERE datname IN ('biocirv_db', 'prefect_db') ORDER BY 1",
     )
-    assert owners.splitlines() == ["biocirv_db|biocirv_user|f|f", "prefect_db|prefect_user|f|f"]
+    assert owners.splitlines() == ["biocirv_db|biocirv_owner|f|f", "prefect_db|prefect_owner|f|f"]
+
+
+def test_nobody_logs_in_over_the_network_as_a_superuser(database: Host) -> None:
+    assert psql(database, "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin") == "postgres"
+    rules = psql(
+        database, "SELECT type, user_name, auth_method FROM pg_hba_file_rules ORDER BY line_number"
+    ).splitlines()
+    assert rules[0] == "local|{postgres}|peer"
+    assert rules[1:]
+    assert all(rule.startswith("hostssl|{+") and rule.endswith("|scram-sha-256") for rule in rules[1:]), rules
+
+
+def test_every_connection_is_encrypted_and_of_a_login_with_a_limit(database: Host) -> None:
+    """Those that the platform has at this moment: Prefect's server has some, always."""
+    connections = psql(
+        database,
+        "SELECT DISTINCT rolname, ssl, version, rolconnlimit > 0 FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
+        " JOIN pg_roles ON rolname = usename WHERE client_addr IS NOT NULL",
+    ).splitlines()
+    assert connections
+    assert all(connection.endswith("|t|TLSv1.3|t") for connection in connections), connections
+
+
+def test_tables_are_the_owners_and_flows_can_no_more_than_write_them(database: Host) -> None:
+    """Whatever flow created a table, its owner would be another."""
+    tables = psql(
+        database,
+        "SELECT tableowner, has_table_privilege('biocirv_write', tablename::text, 'INSERT, UPDATE, DELETE'),"
+        " has_table_privilege('biocirv_read', tablename::text, 'SELECT'),"
+        " has_table_privilege('biocirv_read', tablename::text, 'INSERT, UPDATE, DELETE, TRUNCATE'),"
+        " has_table_privilege('biocirv_write', tablename::text, 'TRUNCATE')"
+        " FROM pg_tables WHERE schemaname = 'public'",
+        "biocirv_db",
+    )
+    assert set(tables.splitlines()) == {"biocirv_owner|t|t|f|f"}
+    schema = (
+        "SELECT has_schema_privilege(role, 'public', 'CREATE') FROM unnest(ARRAY['biocirv_write', 'biocirv_read']) role"
+    )
+    assert set(psql(database, schema, "biocirv_db").splitlines()) == {"f"}
 
 
 @pytest.mark.parametrize(
     ("environment", "name"), [("biocirv-migrations", "prefect_db"), ("prefect-server", "biocirv_db")]
 )
 def test_a_role_may_not_connect_to_the_others_database(server: Host, environment: str, name: str) -> None:
-    login = f". /etc/biocirv/{environment}.env; export PGHOST PGPORT PGUSER PGPASSWORD"
+    login = f". /etc/biocirv/{environment}.env; export PGHOST PGPORT PGUSER PGPASSWORD PGSSLMODE PGSSLROOTCERT"
     own = server.run(f"set -a; {login}; psql --dbname=$PGDATABASE -Atc 'SELECT 1'")
     assert own.stdout.strip() == "1", own.stderr
     other = server.run(f"set -a; {login}; psql --dbname={name} -Atc 'SELECT 1'")

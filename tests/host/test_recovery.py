@@ -9,12 +9,12 @@ import pytest
 from testinfra.host import Host
 
 if TYPE_CHECKING:
-    from tests.host.conftest import Inventory
+    from tests.host.conftest import Api, Inventory
 
 pytestmark = pytest.mark.disruptive
 
 RECOVERY_SECONDS = 120
-UNITS = ("prefect-server", "prefect-worker")
+UNITS = ("nginx", "prefect-server", "prefect-worker")
 
 
 def wait_until(ready: Callable[[], bool], host: Host) -> None:
@@ -26,43 +26,36 @@ def wait_until(ready: Callable[[], bool], host: Host) -> None:
         time.sleep(0.5)
 
 
-def wait_until_well(host: Host, url: str) -> None:
+def wait_until_well(host: Host, api: "Api") -> None:
     """Wait until units are active and the API reaches its database."""
-    well = f"systemctl is-active {' '.join(UNITS)} && curl --silent --fail --output /dev/null {url}/ready"
-    wait_until(lambda: host.run(well).rc == 0, host)
-
-
-@pytest.fixture(scope="module")
-def url(inventory: "Inventory") -> str:
-    """Return the API's URL."""
-    return str(inventory.value("prefect_api_url"))
+    wait_until(lambda: host.run(f"systemctl is-active {' '.join(UNITS)}").rc == 0 and api.is_ready(), host)
 
 
 def test_a_restart_of_postgresql_leaves_everything_healthy(
-    inventory: "Inventory", database: Host, server: Host, url: str
+    inventory: "Inventory", database: Host, server: Host, api: "Api"
 ) -> None:
     database.check_output("systemctl restart postgresql")
-    wait_until_well(server, url)
+    wait_until_well(server, api)
     done = inventory.playbook("playbooks/run_etl.yml")
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_killed_process_is_started_again(server: Host, url: str, unit: str) -> None:
+def test_a_killed_process_is_started_again(server: Host, api: "Api", unit: str) -> None:
     pid = f"systemctl show --property=MainPID --value {unit}"
     before = server.check_output(pid)
     server.check_output("kill -9 %s", before)
     wait_until(lambda: server.check_output(pid) not in (before, "0"), server)
-    wait_until_well(server, url)
+    wait_until_well(server, api)
 
 
-def test_a_killed_postmaster_is_started_again(database: Host, server: Host, url: str) -> None:
+def test_a_killed_postmaster_is_started_again(database: Host, server: Host, api: "Api") -> None:
     database.check_output("kill -9 $(head -1 /var/lib/postgresql/*/main/postmaster.pid)")
     wait_until(lambda: database.run("pg_isready").rc == 0, database)
-    wait_until_well(server, url)
+    wait_until_well(server, api)
 
 
-def test_services_wait_for_what_they_need(database: Host, server: Host, url: str) -> None:
+def test_services_wait_for_what_they_need(database: Host, server: Host, api: "Api") -> None:
     """Without its database the server is not active, however long; with it, it is."""
     database.check_output("systemctl stop postgresql@*")
     server.check_output("systemctl restart --no-block prefect-server")
@@ -70,7 +63,7 @@ def test_services_wait_for_what_they_need(database: Host, server: Host, url: str
     wait_until(lambda: "no response" in server.check_output(journal), server)
     assert server.run("systemctl is-active prefect-server").stdout.strip() == "activating"
     database.check_output("systemctl start postgresql")
-    wait_until_well(server, url)
+    wait_until_well(server, api)
 
 
 def count(database: Host) -> int:
@@ -80,13 +73,13 @@ def count(database: Host) -> int:
 
 
 def test_a_reboot_brings_everything_back(
-    inventory: "Inventory", database: Host, server: Host, url: str, container: str
+    inventory: "Inventory", database: Host, server: Host, api: "Api", container: str
 ) -> None:
     """A container's stop and start is its reboot."""
     rows = count(database)
     subprocess.run(["docker", "stop", "--time", "60", container], check=True, capture_output=True)
     subprocess.run(["docker", "start", container], check=True, capture_output=True)
-    wait_until_well(server, url)
+    wait_until_well(server, api)
     assert server.run("systemctl is-system-running --wait").stdout.strip() == "running"
     assert count(database) == rows > 0
     done = inventory.playbook("playbooks/run_etl.yml")

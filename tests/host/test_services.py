@@ -1,9 +1,15 @@
 """Services: they run, say so truthfully, and keep their secrets."""
 
+from typing import TYPE_CHECKING
+
 import pytest
 from testinfra.host import Host
 
+if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
+
 UNITS = ("prefect-server", "prefect-worker")
+PROXY = "nginx"
 
 
 def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
@@ -18,15 +24,15 @@ def test_systemd_has_no_failed_unit(server: Host) -> None:
     )
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_unit_runs_and_starts_at_boot(request: pytest.FixtureRequest, unit: str) -> None:
-    host: Host = request.getfixturevalue(unit.removeprefix("prefect-"))
+@pytest.mark.parametrize(("unit", "account"), [*zip(UNITS, UNITS, strict=True), (PROXY, "reverse-proxy")])
+def test_unit_runs_and_starts_at_boot(server: Host, worker: Host, unit: str, account: str) -> None:
+    host = worker if unit == "prefect-worker" else server
     shown = properties(host, unit, "ActiveState", "SubState", "UnitFileState", "User", "NRestarts")
     assert shown == {
         "ActiveState": "active",
         "SubState": "running",
         "UnitFileState": "enabled",
-        "User": unit,
+        "User": account,
         "NRestarts": shown["NRestarts"],
     }, host.check_output("journalctl --unit %s --lines 30 --no-pager", unit)
 
@@ -34,7 +40,7 @@ def test_unit_runs_and_starts_at_boot(request: pytest.FixtureRequest, unit: str)
 def test_target_holds_all_services_and_starts_at_boot(server: Host) -> None:
     assert server.check_output("systemctl is-enabled biocirv.target") == "enabled"
     wanted = properties(server, "biocirv.target", "Wants")["Wants"].split()
-    assert {"prefect-server.service", "prefect-worker.service"} <= set(wanted)
+    assert {"nginx.service", "prefect-server.service", "prefect-worker.service"} <= set(wanted)
 
 
 def test_postgresql_runs(database: Host) -> None:
@@ -61,12 +67,32 @@ def test_environment_is_roots_alone_and_not_in_the_unit(server: Host, unit: str)
     assert "PASSWORD" not in server.check_output("systemctl cat %s", unit)
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_unit_is_sandboxed(request: pytest.FixtureRequest, unit: str) -> None:
-    host: Host = request.getfixturevalue(unit.removeprefix("prefect-"))
+@pytest.mark.parametrize(
+    "unit", [*UNITS, PROXY, "biocirv-migrations", "biocirv-deployments", "prefect-server-schema", "biocirv-firewall"]
+)
+def test_unit_is_sandboxed(server: Host, worker: Host, unit: str) -> None:
+    host = worker if unit == "prefect-worker" else server
     verdict = host.check_output("systemd-analyze security --no-pager %s", unit).splitlines()[-1]
     exposure = float(verdict.split(":")[1].split()[0])
-    assert exposure <= 2.5, verdict
+    assert exposure <= (2.5 if unit == "prefect-worker" else 2.0), verdict
+
+
+def test_nothing_listens_beyond_loopback_but_what_people_and_other_hosts_reach(
+    server: Host, inventory: "Inventory"
+) -> None:
+    """ssh, the proxy, and PostgreSQL where another host needs it."""
+    listening = {
+        line.split()[3] for line in server.check_output("ss --no-header --listening --tcp --numeric").splitlines()
+    }
+    beyond = {int(address.rsplit(":", 1)[1]) for address in listening if not address.startswith(("127.", "[::1]"))}
+    addresses = inventory.value("hostvars[inventory_hostname].get('postgresql_listen_addresses',['127.0.0.1'])")
+    expected = {443} if addresses == ["127.0.0.1"] else {443, 5432}
+    assert beyond - {22} == expected, listening
+
+
+def test_the_firewall_is_as_it_was_told(server: Host) -> None:
+    assert server.check_output("systemctl is-enabled biocirv-firewall") == "enabled"
+    assert server.check_output("/opt/biocirv/bin/apply-firewall probe") == ""
 
 
 def test_release_is_read_only_for_services(worker: Host) -> None:

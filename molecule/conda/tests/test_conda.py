@@ -104,7 +104,7 @@ def test_what_the_inventory_asks_for_is_there(server: Host, database: Host) -> N
     assert (
         database.check_output(query.format("biocirv_db", "SELECT 1 FROM pg_extension WHERE extname = 'postgis'")) == "1"
     )
-    attributes = "SELECT rolcreaterole, rolcreatedb, rolsuper FROM pg_roles WHERE rolname = 'biocirv_user'"
+    attributes = "SELECT rolcreaterole, rolcreatedb, rolsuper FROM pg_roles WHERE rolname = 'biocirv_owner'"
     assert database.check_output(query.format("biocirv_db", attributes)) == "t|f|f"
     assert database.check_output(query.format("prefect_db", "SELECT name FROM work_pool")) == "soil_pool"
     assert server.package("tree").is_installed

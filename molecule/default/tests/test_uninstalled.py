@@ -11,7 +11,7 @@ from testinfra.host import Host
 
 ROOT = Path(__file__).parents[3]
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
-ACCOUNTS = ("prefect-server", "prefect-worker", "biocirv")
+ACCOUNTS = ("prefect-server", "prefect-worker", "reverse-proxy", "biocirv")
 # All places where the platform puts something, PostgreSQL's own apart.
 PLACES = (
     "/etc/biocirv",
@@ -20,6 +20,8 @@ PLACES = (
     "/etc/systemd/system/prefect*",
     "/etc/systemd/system/*/biocirv*",
     "/etc/systemd/system/*/prefect*",
+    "/etc/systemd/system/nginx*",
+    "/etc/systemd/system/biocirv.target.wants/*",
     "/etc/apt/apt.conf.d/*biocirv*",
     "/etc/postgresql-common/createcluster.d/biocirv.conf",
     "/usr/local/share/ca-certificates/biocirv*",
@@ -51,6 +53,8 @@ def test_nothing_is_left_but_what_is_listed(host: Host) -> None:
     units = host.check_output("systemctl list-unit-files --no-legend")
     assert "biocirv" not in units
     assert "prefect" not in units
+    assert host.run("nft list table inet biocirv").rc != 0
+    assert host.check_output("ss --no-header --listening --tcp --numeric 'sport = :443'") == ""
     listed = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
     assert all(f"`{account}`" in listed for account in ACCOUNTS)
 

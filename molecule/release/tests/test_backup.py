@@ -239,7 +239,7 @@ def test_a_backup_restores_into_a_fresh_host(
     backup = back_up(inventory, tmp_path)
     kept = "ls /var/lib/biocirv/dumps /var/lib/prefect-server/dumps 2>/dev/null"
     earlier = server.run(kept).stdout
-    for name, role in (("biocirv_db", "biocirv_user"), ("prefect_db", "prefect_user")):
+    for name, role in (("biocirv_db", "biocirv_owner"), ("prefect_db", "prefect_owner")):
         psql(database, f"DROP DATABASE {name}", "postgres")
         psql(database, f"DROP ROLE {role}", "postgres")
     done = inventory.playbook("site.yml")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import ssl
 import subprocess
 import threading
 import time
@@ -41,10 +42,19 @@ def other(inventory: "Inventory") -> Host:
 
 @pytest.fixture(scope="session")
 def api(inventory: "Inventory") -> Iterator[httpx.Client]:
-    """Return a client of the server's API, which the container serves on its own address too."""
-    networks = docker.from_env().containers.get(inventory.name("prefect_server")).attrs["NetworkSettings"]["Networks"]
-    (network,) = networks.values()
-    with httpx.Client(base_url=f"http://{network['IPAddress']}:4200/api", timeout=5, trust_env=False) as client:
+    """Return a client of the server's API, at the container's own address."""
+    name = inventory.name("prefect_server")
+    (network,) = docker.from_env().containers.get(name).attrs["NetworkSettings"]["Networks"].values()
+    trust = ssl.create_default_context(cafile=inventory.value("tls_directory") + "/ca.crt")
+    # The certificate is of the name, whatever the address that leads there.
+    trust.check_hostname = False
+    with httpx.Client(
+        base_url=f"https://{network['IPAddress']}/api",
+        auth=("biocirv", inventory.value("prefect_api_password")),
+        verify=trust,
+        timeout=5,
+        trust_env=False,
+    ) as client:
         yield client
 
 

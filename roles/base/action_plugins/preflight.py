@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import shlex
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,15 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
 GROUPS = ("database", "prefect_server", "prefect_worker")
+
+# A provided certificate with less left than this is a problem: nothing but its owner renews it. Days.
+LEAST_DAYS = 14
 
 # Roles that other roles include, with arguments of theirs: no inventory sets their variables.
 INTERNAL = ("managed_files", "systemd_unit")
@@ -91,6 +99,131 @@ def file_problems(files: Mapping[str, str]) -> list[str]:
     ]
 
 
+def certificate_problems(
+    directory: Path, host: str, names: Iterable[str] | None, mode: str, now: datetime
+) -> list[str]:
+    """Return what is wrong with the files of the controller that a host's TLS needs.
+
+    names: names and addresses that the certificate must hold, None for any; mode: tls_mode; now: with a time zone.
+    """
+    authority, key = directory / "ca.crt", directory / "ca.key"
+    if host in ("ca", "acme-account"):
+        return [f"no host can be named {host!r}: {host}.key in {directory} is another key's file. Rename the host."]
+    if mode != "provided":
+        # A new key would be another authority, while hosts and people go on trusting this one.
+        if authority.exists() and not key.exists():
+            return [f"{authority} is there without {key}: restore the key, or remove {directory} for a new authority."]
+        return []
+
+    problems: list[str] = []
+    authorities = read_certificates(authority, problems)
+    own_key = read_public_key(directory / f"{host}.key", problems)
+    own = directory / f"{host}.crt"
+    chain = read_certificates(own, problems)
+    for path, certificates in ((authority, authorities), (own, chain)):
+        for certificate in certificates:
+            problems += period_problems(path, certificate, now)
+    if not chain:
+        return problems
+    if own_key and own_key != public_key(chain[0]):
+        problems.append(
+            f"{directory / f'{host}.key'} is not the key of {own}: put the one there that the certificate was asked "
+            "for with. The host's own certificate is the first of its file."
+        )
+    if missing := sorted(name for name in names or () if not holds(chain[0], name)):
+        problems.append(f"{own} does not hold {', '.join(missing)}: get one with all of tls_names.")
+    roots = [certificate for certificate in authorities if certificate.subject == certificate.issuer]
+    between = [certificate for certificate in authorities if certificate not in roots]
+    if authorities and not verifies(chain[0], chain[1:] + between, roots):
+        problems.append(
+            f"{own} does not verify against {authority} (issuer: {chain[0].issuer.rfc4514_string()}): put the root "
+            f"it goes back to into ca.crt, and the authorities between the two into {own.name}, after the host's own."
+        )
+    return problems
+
+
+def read_certificates(path: Path, problems: list[str]) -> list[x509.Certificate]:
+    """Return a PEM file's certificates; where there is none, add why to the problems."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        problems.append(f"{path} cannot be read ({error.strerror}): put it there, as tls_mode is 'provided'.")
+    except ValueError:
+        problems.append(f"{path} is not a certificate in PEM format: replace it, or convert it with openssl.")
+    return []
+
+
+def read_public_key(path: Path, problems: list[str]) -> bytes | None:
+    """Return the public half of a PEM file's private key; where there is none, add why to the problems."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        problems.append(f"{path} cannot be read ({error.strerror}): put it there, as tls_mode is 'provided'.")
+    except TypeError:
+        problems.append(f"{path} has a passphrase, which services that start alone cannot give: take it away.")
+    except (ValueError, UnsupportedAlgorithm):
+        problems.append(f"{path} is not a private key in PEM format: replace it, or convert it with openssl.")
+    else:
+        return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return None
+
+
+def public_key(certificate: x509.Certificate) -> bytes:
+    """Return a certificate's public key."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def period_problems(path: Path, certificate: x509.Certificate, now: datetime) -> list[str]:
+    """Return what is wrong with the time for which a certificate is valid."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    what = f"{path} ({certificate.subject.rfc4514_string()})"
+    if now < begin:
+        return [f"{what} is not valid before {begin:%Y-%m-%d %H:%M} UTC: wait, or correct this machine's clock."]
+    if now > end:
+        return [f"{what} expired on {end:%Y-%m-%d}: replace it."]
+    if end - now < timedelta(days=LEAST_DAYS):
+        return [f"{what} ends on {end:%Y-%m-%d}, in less than {LEAST_DAYS} days: replace it."]
+    return []
+
+
+def holds(certificate: x509.Certificate, name: str) -> bool:
+    """Return whether clients take a certificate for one of this name or address."""
+    try:
+        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    try:
+        return ipaddress.ip_address(name) in held.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        own = (name if name.isascii() else name.encode("idna").decode()).lower()
+        # A wildcard stands for one label, the first.
+        wildcard = f"*.{own.partition('.')[2]}"
+        return not {own, wildcard}.isdisjoint(value.lower() for value in held.get_values_for_type(x509.DNSName))
+
+
+def verifies(leaf: x509.Certificate, between: list[x509.Certificate], authorities: list[x509.Certificate]) -> bool:
+    """Return whether a chain of signatures leads from a certificate to an authority.
+
+    Only authorities may issue; a certificate that is trusted as it is needs none. cryptography's own verifier asks for
+    more, and refuses authorities of organisations that PostgreSQL and nginx accept.
+    """
+
+    def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+            return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound):
+            return False
+
+    if leaf in authorities or any(issued(leaf, authority) for authority in authorities):
+        return True
+    # Each once, so that it ends.
+    return any(
+        issued(leaf, issuer) and verifies(issuer, between[:index] + between[index + 1 :], authorities)
+        for index, issuer in enumerate(between)
+    )
+
+
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
     """Return the options of every role's entry points, as "role" or "role (entry point)" -> options."""
     specs: dict[str, dict[str, Any]] = {}
@@ -135,12 +268,25 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
 
         problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])
         problems += self.variable_problems(read_specs(Path(self._task.args["roles"])), variables)
-        try:
-            credentials = self._templar.template(variables.get("credential_files"))
-        except AnsibleError:
-            credentials = None  # as said above
+        credentials = self.value("credential_files", variables)
         if isinstance(credentials, Mapping):
             problems += file_problems({f"{name} of credential_files": path for name, path in credentials.items()})
+        directory, names = self.value("tls_directory", variables), self.value("tls_names", variables)
+        mode = self.value("tls_mode", variables) or "internal"
+        if directory:
+            problems += certificate_problems(
+                Path(directory).expanduser(),
+                variables["inventory_hostname"],
+                [str(name) for name in names] if isinstance(names, list) else None,
+                mode,
+                datetime.now(UTC),
+            )
+        if mode == "acme" and variables["inventory_hostname"] in variables["groups"].get("prefect_server", []):
+            problems += [
+                f"{name} is not set: tls_mode acme needs it (`ansible-doc -t role tls` describes it)."
+                for name in ("tls_acme_directory", "tls_acme_names")
+                if not self.value(name, variables)
+            ]
         limits = {
             "memory": int(self._templar.template(variables["base_minimum_memory_mb"])),
             "disk": int(self._templar.template(variables["base_minimum_disk_mb"])),
@@ -159,6 +305,13 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
                 f"- {problem}" for problem in problems
             )
         return result
+
+    def value(self, name: str, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a variable
+        """Return a variable's value; None where it has none, or cannot be templated, which variable_problems tells."""
+        try:
+            return self._templar.template(variables.get(name))
+        except AnsibleError:
+            return None
 
     def variable_problems(self, specs: Mapping[str, dict[str, Any]], variables: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with the variables of an inventory: missing, of a wrong type, or not templatable."""
