@@ -36,6 +36,22 @@ def test_a_misspelt_group_is_told_with_the_right_one(preflight: ModuleType) -> N
     assert "'prefect_worker'" in problem
 
 
+@pytest.mark.parametrize(
+    ("url", "key", "words"),
+    [
+        ("http://prefect.example/api", "k" * 32, "prefect_api_url is http://prefect.example/api"),
+        ("https://prefect.example", "k" * 32, "it must be https://<name>/api"),
+        ("https://prefect.example:8443/api", "short", "prefect_encryption_key must be of 32"),
+    ],
+)
+def test_a_value_that_nothing_can_be_made_of_is_told(preflight: ModuleType, url: str, key: str, words: str) -> None:
+    (problem,) = preflight.value_problems(url, key)
+    assert words in problem
+    assert "short" not in problem
+    assert preflight.value_problems("https://prefect.example:8443/api", "k" * 32) == []
+    assert preflight.value_problems(None, None) == []
+
+
 def test_empty_groups_and_a_second_primary_are_told(preflight: ModuleType) -> None:
     problems = preflight.group_problems({"database": ["a", "b"], "prefect_server": []}, [])
     assert [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -97,6 +98,16 @@ def file_problems(files: Mapping[str, str]) -> list[str]:
         for name, path in files.items()
         if not Path(path).expanduser().is_file()
     ]
+
+
+def value_problems(url: object, encryption_key: object) -> list[str]:
+    """Return what is wrong with prefect_api_url and prefect_encryption_key; None, no value, is told elsewhere."""
+    problems = []
+    if url is not None and not re.fullmatch(r"https://[^/]+/api", str(url)):
+        problems.append(f"prefect_api_url is {url}: it must be https://<name>/api, or https://<name>:<port>/api.")
+    if encryption_key is not None and len(str(encryption_key).encode()) != 32:
+        problems.append("prefect_encryption_key must be of 32 ASCII characters, as the cipher takes them.")
+    return problems
 
 
 def certificate_problems(
@@ -271,6 +282,9 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         credentials = self.value("credential_files", variables)
         if isinstance(credentials, Mapping):
             problems += file_problems({f"{name} of credential_files": path for name, path in credentials.items()})
+        problems += value_problems(
+            self.value("prefect_api_url", variables), self.value("prefect_encryption_key", variables)
+        )
         directory, names = self.value("tls_directory", variables), self.value("tls_names", variables)
         mode = self.value("tls_mode", variables) or "internal"
         if directory:

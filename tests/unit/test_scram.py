@@ -1,0 +1,44 @@
+"""The verifier that PostgreSQL is given in place of a password; every converge shows that it accepts the password."""
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+Verifier = Callable[[str, str], str]
+
+
+@pytest.fixture(scope="module")
+def verifier(load_plugin: Callable[[str], ModuleType]) -> Verifier:
+    """Return the filter: password, role -> verifier."""
+    plugin: Verifier = load_plugin("postgresql/filter_plugins/scram.py").scram_sha_256
+    return plugin
+
+
+def test_a_client_proves_itself_against_it(verifier: Verifier) -> None:
+    """The client's half of RFC 5802 ends where the stored key began."""
+    match = re.fullmatch(r"SCRAM-SHA-256\$4096:([\w+/=]+)\$([\w+/=]+):([\w+/=]+)", verifier("pencil", "biocirv_user"))
+    assert match
+    salt, stored_key, server_key = (base64.b64decode(part) for part in match.groups())
+    client_key = hmac.digest(hashlib.pbkdf2_hmac("sha256", b"pencil", salt, 4096), b"Client Key", hashlib.sha256)
+    signature = hmac.digest(stored_key, b"exchange", hashlib.sha256)
+    proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+    recovered = bytes(a ^ b for a, b in zip(proof, signature, strict=True))
+    assert hashlib.sha256(recovered).digest() == stored_key
+    assert len(salt) == 16
+    assert len(server_key) == 32
+
+
+def test_the_same_password_gives_the_same_verifier_and_no_other_does(verifier: Verifier) -> None:
+    assert verifier("one", "a") == verifier("one", "a")
+    assert len({verifier("one", "a"), verifier("two", "a"), verifier("one", "b")}) == 3
+
+
+@pytest.mark.parametrize("password", ["", "café", "tab\t"])
+def test_what_clients_would_prepare_differently_is_refused(verifier: Verifier, password: str) -> None:
+    with pytest.raises(ValueError, match="password of a must be of printable ASCII"):
+        verifier(password, "a")
