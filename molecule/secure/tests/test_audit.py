@@ -1,0 +1,85 @@
+"""Who did what: schema and rights, connections, deployments; in the journal, and as `make audit` shows it."""
+
+import json
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from molecule.secure.tests.conftest import Platform
+    from tests.host.conftest import Inventory
+
+
+@pytest.fixture(scope="module")
+def table(platform: "Platform") -> str:
+    """Return a table that the owner made, granted and dropped, whose name nobody else uses."""
+    name = f"audited_{uuid.uuid4().hex[:12]}"
+    for statement in (
+        f"CREATE TABLE {name} (id int)",
+        f"GRANT SELECT ON {name} TO {platform.login('biocirv_monitor')}",
+        f"DROP TABLE {name}",
+    ):
+        done = platform.psql(statement, "biocirv_migrations")
+        assert done.rc == 0, done.stderr
+    platform.psql(f"SELECT '{name}'", platform.login("biocirv_reader"), password="wrong")  # noqa: S106
+    return name
+
+
+@pytest.mark.parametrize(
+    ("kind", "statement"),
+    [("DDL,CREATE TABLE", "CREATE TABLE"), ("ROLE,GRANT", "GRANT SELECT ON"), ("DDL,DROP TABLE", "DROP TABLE")],
+)
+def test_a_change_of_schema_or_rights_is_on_record(platform: "Platform", table: str, kind: str, statement: str) -> None:
+    """With the login, the database, and from where."""
+    journal = platform.host.check_output("journalctl --identifier=postgres --output=cat --grep=%s", table)
+    (line,) = [
+        line for line in journal.splitlines() if re.search(rf"AUDIT: SESSION,\d+,1,{kind},.*{statement} {table}", line)
+    ]
+    assert f"user={platform.login('biocirv_migrations')} db=biocirv_db client=172." in line
+
+
+def test_connections_are_on_record(platform: "Platform", table: str) -> None:
+    """Those that were let in, and those that were not."""
+    assert table
+    journal = platform.host.check_output("journalctl --identifier=postgres --output=cat --lines 2000")
+    login = platform.login("biocirv_migrations")
+    assert re.search(
+        rf"client=172\S+ LOG:  connection authorized: user={login} database=biocirv_db .*SSL enabled", journal
+    )
+    assert f'FATAL:  password authentication failed for user "{platform.login("biocirv_reader")}"' in journal
+
+
+def test_a_load_does_not_fill_the_record(platform: "Platform") -> None:
+    """Flows make temporary tables, of which nobody wants to read."""
+    name = f"staged_{uuid.uuid4().hex[:12]}"
+    done = platform.psql(f"CREATE TEMPORARY TABLE {name} (id int)", "biocirv_user")
+    assert done.rc == 0, done.stderr
+    journal = platform.host.run("journalctl --identifier=postgres --output=cat --grep=%s", name)
+    assert "AUDIT" not in journal.stdout
+
+
+def test_a_deployment_is_on_record(platform: "Platform") -> None:
+    """In fields that can be asked for."""
+    journal = platform.host.check_output("journalctl BIOCIRV_ACTION=deploy --output=json").splitlines()
+    assert journal
+    release = Path(platform.host.file("/opt/biocirv/current").linked_to).name
+    entry = json.loads(journal[-1])
+    assert entry["BIOCIRV_RELEASE"] == release
+    assert re.fullmatch(r"\S+@\S+", entry["BIOCIRV_OPERATOR"])
+    assert entry["SYSLOG_IDENTIFIER"] == "biocirv-audit"
+
+
+def test_make_audit_shows_it(inventory: "Inventory", platform: "Platform", table: str) -> None:
+    shown = inventory.playbook("playbooks/audit.yml")
+    assert shown.returncode == 0, shown.stdout
+    release = Path(platform.host.file("/opt/biocirv/current").linked_to).name
+    assert re.search(rf"deploy: release {release} serves, by \S+@", shown.stdout), shown.stdout
+    assert f"CREATE TABLE {table}" in shown.stdout
+    assert "password authentication failed for user" in shown.stdout
+    assert platform.needles().within(shown.stdout) == set()
+    nothing = inventory.playbook("playbooks/audit.yml", "--extra-vars", '{"audit_since": "2100-01-01"}')
+    assert nothing.returncode == 0, nothing.stdout
+    assert "nothing" in nothing.stdout

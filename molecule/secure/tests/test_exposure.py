@@ -1,0 +1,62 @@
+"""How much of the kernel and of the host each service could reach, as systemd judges it, and how much it may use."""
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from molecule.secure.tests.conftest import Platform
+
+# The worker runs users' code, which may need more.
+MOST = {
+    "prefect-server": 2.0,
+    "prefect-worker": 2.5,
+    "nginx": 2.0,
+    "biocirv-migrations": 2.0,
+    "prefect-server-schema": 2.0,
+    "biocirv-deployments": 2.0,
+    "biocirv-firewall": 2.0,
+}
+ACCOUNTS = {
+    "nginx": "reverse-proxy",
+    "biocirv-migrations": "biocirv",
+    "biocirv-deployments": "biocirv",
+    "prefect-server-schema": "prefect-server",
+}
+
+
+@pytest.mark.parametrize("unit", MOST)
+def test_a_unit_is_hardly_exposed(platform: "Platform", note: Callable[[str], None], unit: str) -> None:
+    """The table is printed."""
+    table = platform.host.check_output("systemd-analyze security --no-pager %s", unit)
+    found = re.search(r"Overall exposure level for .*: ([\d.]+) (\w+)", table)
+    assert found, table
+    note(f"exposure {unit:<22} {found[1]:>4} of at most {MOST[unit]} ({found[2]})")
+    assert float(found[1]) <= MOST[unit], table
+
+
+@pytest.mark.parametrize("unit", ["prefect-server", "prefect-worker", "nginx"])
+def test_a_service_may_not_take_all_there_is(platform: "Platform", note: Callable[[str], None], unit: str) -> None:
+    """As properties: in these containers the kernel does not enforce them."""
+    shown = platform.host.check_output("systemctl show --property=MemoryMax,TasksMax,CPUWeight,OOMPolicy %s", unit)
+    limits = dict(line.split("=", 1) for line in shown.splitlines())
+    memory = int(platform.host.check_output("awk '/MemTotal/ {print $2}' /proc/meminfo")) * 1024
+    note(f"limits   {unit:<22} MemoryMax={int(limits['MemoryMax']) >> 20} MB TasksMax={limits['TasksMax']}")
+    assert 0 < int(limits["MemoryMax"]) < memory
+    assert 0 < int(limits["TasksMax"]) <= 1024
+
+
+def test_each_service_has_an_account_of_its_own(platform: "Platform") -> None:
+    """Which nobody can log in to; only the firewall, with a single capability, is root's."""
+    for unit in MOST:
+        user = platform.host.check_output("systemctl show --property=User --value %s", unit)
+        if unit == "biocirv-firewall":
+            assert user == ""
+            bounds = platform.host.check_output("systemctl show --property=CapabilityBoundingSet --value %s", unit)
+            assert bounds == "cap_net_admin"
+            continue
+        assert user == ACCOUNTS.get(unit, unit)
+        account = platform.host.check_output("getent passwd %s", user)
+        assert account.endswith(":/usr/sbin/nologin")

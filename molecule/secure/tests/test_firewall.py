@@ -1,0 +1,78 @@
+"""A firewall whose mistakes undo themselves."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from molecule.secure.tests.conftest import Platform
+    from tests.host.conftest import Inventory
+
+PROGRAM = "/opt/biocirv/bin/apply-firewall"
+CANDIDATE = "/etc/biocirv/firewall.candidate.nft"
+FIREWALL = "molecule/secure/firewall.yml"
+
+
+def rules(host: Host) -> str:
+    """Return the rules that the kernel has."""
+    return str(host.run("nft --stateless list table inet biocirv").stdout)
+
+
+def test_nothing_is_amiss(platform: "Platform") -> None:
+    assert platform.host.check_output(f"{PROGRAM} probe") == ""
+    unit = platform.host.service("biocirv-firewall")
+    assert unit.is_enabled
+    assert unit.is_running
+    assert not platform.host.service("nftables").is_enabled
+
+
+def test_rules_that_nobody_confirms_undo_themselves(platform: "Platform") -> None:
+    """Here: rules that let nobody in."""
+    host = platform.host
+    before, file = rules(host), host.file("/etc/biocirv/firewall.nft").content
+    host.check_output(f"cp -p {CANDIDATE} /run/candidate && sed -i '/tcp dport/d' {CANDIDATE}")
+    try:
+        host.check_output(f"{PROGRAM} load 3")
+        assert "tcp dport" not in rules(host)
+        assert host.check_output(f"{PROGRAM} probe") == "rules"
+        shut = platform.curl("/api/health", "--max-time", "1")
+        assert "timed out" in shut.stderr.lower() or "timeout" in shut.stderr.lower(), shut.stderr
+        platform.wait_until(lambda: rules(host) == before, seconds=15)
+        late = host.run(f"{PROGRAM} confirm")
+        assert late.rc == 1
+        assert "old rules are back" in late.stderr
+        assert host.file("/etc/biocirv/firewall.nft").content == file
+        assert platform.curl("/api/health", "--fail").rc == 0
+    finally:
+        host.check_output(f"mv /run/candidate {CANDIDATE}")
+    assert host.check_output(f"{PROGRAM} probe") == ""
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["nft delete table inet biocirv", "nft insert rule inet biocirv input tcp dport 1-65535 accept"],
+    ids=["deleted", "changed"],
+)
+def test_rules_harmed_by_hand_are_put_back_by_a_converge(
+    inventory: "Inventory", platform: "Platform", harm: str
+) -> None:
+    before = rules(platform.host)
+    platform.host.check_output(harm)
+    assert platform.host.check_output(f"{PROGRAM} probe") == "rules"
+    done = inventory.playbook(FIREWALL)
+    assert done.returncode == 0, done.stdout
+    assert rules(platform.host) == before
+    assert platform.host.check_output(f"{PROGRAM} probe") == ""
+
+
+def test_a_boot_loads_the_rules(platform: "Platform") -> None:
+    """What the unit does, which is all there is at a boot; and stopping it takes away this table alone."""
+    before = rules(platform.host)
+    tables = platform.host.check_output("nft list tables").splitlines()
+    platform.host.check_output("systemctl stop biocirv-firewall")
+    assert platform.host.check_output("nft list tables").splitlines() == [
+        table for table in tables if table != "table inet biocirv"
+    ]
+    platform.host.check_output("systemctl start biocirv-firewall")
+    assert rules(platform.host) == before

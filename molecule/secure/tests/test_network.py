@@ -1,0 +1,189 @@
+"""What somebody on the same network gets to: two ports, and nothing on them without a password."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from molecule.secure.tests.conftest import Platform
+    from tests.host.conftest import Inventory
+
+FIREWALL = "molecule/secure/firewall.yml"
+ANY_API = "/api/flow_runs/count"
+# Prefect's own client, in the worker's own environment.
+SUBSCRIBE = """
+import asyncio
+from prefect.events.clients import get_events_subscriber
+async def subscribe():
+    async with get_events_subscriber(reconnection_attempts=0):
+        print("subscribed")
+asyncio.run(subscribe())
+"""
+# Somebody else's client, which says what it likes.
+SPEAK = """
+import asyncio, json, os, ssl, websockets
+async def speak():
+    context = ssl.create_default_context(cafile=os.environ["PREFECT_API_SSL_CERT_FILE"])
+    url = os.environ["PREFECT_API_URL"].replace("https", "wss") + "/events/out"
+    async with websockets.connect(url, subprotocols=["prefect"], ssl=context, proxy=None) as socket:
+        await socket.send(os.path.expandvars(os.environ["FIRST_MESSAGE"]))
+        print(json.loads(await socket.recv())["type"])
+try:
+    asyncio.run(speak())
+except websockets.ConnectionClosed as closed:
+    print(closed.rcvd.code, closed.rcvd.reason)
+"""
+
+
+@pytest.fixture
+def another_service(platform: "Platform") -> Iterator[int]:
+    """Let something listen on all of the host's addresses that nobody told the firewall of; return its port."""
+    port = 8443
+    listen = f"systemd-run --quiet --collect --unit=another-service python3 -m http.server {port}"
+    platform.host.check_output(listen)
+    deadline = time.monotonic() + 20
+    while platform.host.run(f"curl --silent --output /dev/null 127.0.0.1:{port}").rc != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield port
+    platform.host.check_output("systemctl stop another-service")
+
+
+def test_of_all_ports_two_are_open(
+    platform: "Platform", attacker: Host, another_service: int, note: Callable[[str], None]
+) -> None:
+    """Whatever listens on the host."""
+    platform.copy("biocirv-attacker", "/root/scan.py", Path(__file__).with_name("scan.py").read_text(encoding="utf-8"))
+    begin = time.monotonic()
+    found = attacker.check_output(f"python3 /root/scan.py {platform.name}")
+    note(f"open of ports 1-65535: {found} (in {time.monotonic() - begin:.1f} s); {another_service} is, on loopback")
+    assert found.split() == ["443", "5432"]
+
+
+def test_without_the_firewall_there_would_be_no_more(platform: "Platform") -> None:
+    """All else listens on loopback."""
+    listening = platform.host.check_output("ss --no-header --listening --tcp --udp --numeric").splitlines()
+    addresses = {line.split()[4].rsplit(":", 1)[0]: line.split()[4].rsplit(":", 1)[1] for line in listening}
+    wide = {address: port for address, port in addresses.items() if not re.match(r"127\.|\[::1\]", address)}
+    assert set(wide.values()) <= {"443", "5432"}, listening
+
+
+def test_who_is_no_client_of_the_database_gets_no_answer(
+    inventory: "Inventory", platform: "Platform", attacker: Host
+) -> None:
+    """Not even that the port is closed, while the proxy answers him as before."""
+    connect = f"timeout 3 bash -c 'exec 3<>/dev/tcp/{platform.name}/%s'"
+    assert attacker.run(connect % 5432).rc == 0
+    try:
+        narrowed = inventory.playbook(FIREWALL, "--extra-vars", '{"database_clients": ["127.0.0.1/32"]}')
+        dropped, proxy = attacker.run(connect % 5432), attacker.run(connect % 443)
+        closed = platform.psql("SELECT 1", "biocirv_reader", connect_timeout="3")
+    finally:
+        restored = inventory.playbook(FIREWALL)
+    assert narrowed.returncode == 0, narrowed.stdout
+    assert restored.returncode == 0, restored.stdout
+    # timeout's own code; a port that is closed answers at once.
+    assert dropped.rc == 124, dropped.stderr
+    assert proxy.rc == 0
+    assert "timeout expired" in closed.stderr
+    assert attacker.run(connect % 5432).rc == 0
+
+
+def test_plain_http_is_sent_to_https(platform: "Platform") -> None:
+    plain = platform.curl(
+        f"http://{platform.name}:443/api/health",
+        "--write-out",
+        "\n%{http_code} %{redirect_url}",
+        auth=platform.auth_string,
+    )
+    *body, status = plain.stdout.splitlines()
+    assert status == f"308 https://{platform.name}:443/api/health"
+    assert "true" not in "".join(body)
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/api/ready"])
+def test_health_is_for_everybody(platform: "Platform", path: str) -> None:
+    assert platform.curl(path, "--fail").stdout.strip() in ("true", '{"message":"OK"}')
+
+
+@pytest.mark.parametrize("auth", ["", "biocirv:wrong", "admin:pass"])
+def test_the_api_wants_the_password(platform: "Platform", auth: str) -> None:
+    write = ["--write-out", "\n%{http_code}"]
+    refused = platform.curl(ANY_API, "--json", "{}", *write, auth=auth).stdout.splitlines()
+    assert refused == ['{"exception_message":"Unauthorized"}', "401"]
+    count, status = platform.curl(ANY_API, "--json", "{}", *write, auth=platform.auth_string).stdout.splitlines()
+    assert (count.isdigit(), status) == (True, "200")
+
+
+def test_pages_of_other_sites_may_not_ask_the_api(platform: "Platform") -> None:
+    """CORS: a browser keeps an answer without that header from them."""
+    answers = {}
+    for origin in ("https://elsewhere.example", f"https://{platform.name}"):
+        headers = ["--output", "/dev/null", "--dump-header", "-", "--header", f"Origin: {origin}"]
+        done = platform.curl("/api/admin/version", *headers, auth=platform.auth_string)
+        assert re.match(r"HTTP/1.1 200", done.stdout), done.stdout + done.stderr
+        answers[origin] = re.findall(r"(?im)^access-control-allow-origin: *(\S+)", done.stdout)
+    assert answers == {"https://elsewhere.example": [], f"https://{platform.name}": [f"https://{platform.name}"]}
+
+
+def test_browsers_are_told_to_stay_with_https(platform: "Platform") -> None:
+    headers = platform.curl("/", "--output", "/dev/null", "--dump-header", "-").stdout
+    assert re.search(r"(?im)^strict-transport-security: max-age=\d{7,}", headers), headers
+
+
+@pytest.mark.parametrize(("port", "starttls"), [(443, ""), (5432, "-starttls postgres")], ids=["proxy", "postgresql"])
+def test_only_tls_1_3_is_spoken(
+    platform: "Platform", attacker: Host, note: Callable[[str], None], port: int, starttls: str
+) -> None:
+    """The transcripts are printed."""
+    command = (
+        f"openssl s_client -connect {platform.name}:{port} {starttls} -verify_return_error -CAfile /root/ca.crt"
+        f" -verify_hostname {platform.name} %s </dev/null 2>&1"
+    )
+    old, new = attacker.run(command % "-tls1_2"), attacker.run(command % "-tls1_3")
+    words = (
+        r"(?m)^ *(?:New, .*|Verification.*|Verified peername.*|Server Temp Key.*|.*alert .*|Verify return code: \d.*)$"
+    )
+    for version, shown in (("1.2", old), ("1.3", new)):
+        said = dict.fromkeys(line.strip() for line in re.findall(words, shown.stdout))
+        if "New, (NONE), Cipher is (NONE)" in said:
+            # Nothing was verified, whatever it says of that.
+            said = {line: None for line in said if "erif" not in line}
+        note(f"openssl s_client, port {port}, TLS {version}:\n    " + "\n    ".join(said))
+    assert old.rc != 0
+    assert "alert protocol version" in old.stdout
+    assert new.rc == 0, new.stdout
+    assert "New, TLSv1.3" in new.stdout
+    assert "Verification: OK" in new.stdout
+    assert f"Verified peername: {platform.name}" in new.stdout
+
+
+def test_prefects_own_websocket_client_is_let_in(platform: "Platform") -> None:
+    """Through the proxy, with the worker's environment; and with a wrong password nowhere."""
+    welcome = platform.python("prefect-worker", SUBSCRIBE)
+    assert welcome.stdout.strip() == "subscribed", welcome.stderr
+    refused = platform.python("prefect-worker", SUBSCRIBE, PREFECT_API_AUTH_STRING="biocirv:wrong")
+    assert refused.stdout == ""
+    assert "401 Unauthorized" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ({"type": "auth", "token": "$PREFECT_API_AUTH_STRING"}, "auth_success"),
+        ({"type": "auth", "token": "biocirv:wrong"}, "1008 Invalid token"),
+        ({"type": "auth", "token": ""}, "1008 Auth required but no token provided"),
+        ({"type": "filter", "filter": {}}, "1008 Expected 'auth' message"),
+    ],
+    ids=["right", "wrong", "empty", "none"],
+)
+def test_a_websocket_wants_the_password(platform: "Platform", message: dict[str, str], answer: str) -> None:
+    """Prefect asks for it inside the websocket, where nginx does not look."""
+    asked = platform.python("prefect-worker", SPEAK, FIRST_MESSAGE=json.dumps(message))
+    assert asked.stdout.strip() == answer, asked.stderr

@@ -1,0 +1,138 @@
+"""No secret lies about: not on the host, not in what a converge says."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from molecule.secure.tests.conftest import Needles, Platform
+    from tests.host.conftest import Inventory
+
+# What is changed by hand, so that a converge has to write it; only the .conf files hold no secret.
+DRIFT = "changed by hand"
+DRIFTED = (
+    "/etc/biocirv/*.env",
+    "/etc/biocirv/nginx.conf",
+    "/etc/biocirv/postgresql-access.sql",
+    "/etc/biocirv/tls/reverse_proxy.key",
+    "/etc/postgresql/*/main/biocirv.key",
+    "/etc/postgresql/*/main/conf.d/biocirv.conf",
+    "/etc/postgresql/*/main/pg_hba.conf",
+)
+NEEDLES = "/root/needles"
+# Notes every command line that it sees until it is told to stop, 50 times a second.
+SAMPLER = """
+import pathlib, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+seen = set()
+while signal.sigtimedwait([signal.SIGTERM], 0.02) is None:
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            seen.add(path.read_bytes())
+        except OSError:
+            pass
+pathlib.Path("/root/sampled").write_bytes(b"\\n".join(seen))
+"""
+# What shows what lies open on the host: each prints something, and none of it holds a secret.
+PLACES = {
+    "command lines": "cat /proc/[0-9]*/cmdline",
+    "processes, as anybody sees them": "runuser --user nobody -- ps auxeww",
+    "environments, as anybody sees them": "runuser --user nobody -- sh -c 'cat /proc/[0-9]*/environ; ls /proc'",
+    "journal": "journalctl --output=export",
+    "unit files": "systemctl cat '*'",
+    "properties of units": "systemctl show '*'",
+    "what anybody may read below /etc, /opt and /var": (
+        "find /etc /opt /var -type f -perm -o=r -print0 | xargs --null cat"
+    ),
+    "names of files": "find / -xdev -not -path '/proc/*'",
+}
+
+
+@pytest.fixture
+def needles(platform: "Platform") -> Iterator["Needles"]:
+    """Return every secret with its name; on the host they are in a file, a line each, while it is searched."""
+    found = platform.needles()
+    platform.copy(platform.name, NEEDLES, found.lines)
+    yield found
+    platform.host.check_output(f"rm -f {NEEDLES} /root/sampled")
+
+
+def search(platform: "Platform", needles: "Needles", command: str) -> tuple[int, set[str]]:
+    """Return how many bytes a command prints on the host, and which secrets are in them."""
+    done = platform.host.run(
+        f"rm -f /root/all && mkfifo /root/all && {{ wc --bytes < /root/all >&2 & }};"
+        f" ({command}) 2>/dev/null | tee /root/all"
+        f" | grep --text --only-matching --fixed-strings --file={NEEDLES} | sort --unique; wait; rm /root/all"
+    )
+    return int(done.stderr), needles.within(done.stdout)
+
+
+def test_every_secret_is_searched_for(platform: "Platform", needles: "Needles") -> None:
+    """And would be found: the files in which they belong hold them."""
+    names = {path.name for path in platform.secrets.rglob("*") if path.suffix == ".key" or "_" in path.name}
+    assert needles.names >= names - {"alternate_logins"}
+    where = "cat /etc/biocirv/*.env /etc/biocirv/tls/reverse_proxy.key"
+    found = search(platform, needles, where)[1]
+    assert found >= {
+        "biocirv_db_password",
+        "biocirv_migrations_password",
+        "prefect_db_password",
+        "prefect_api_password",
+        "the encryption key in base64",
+        f"{platform.name}.key",
+    }
+    # These are for people, or for the controller alone.
+    assert found & {"ca.key", "biocirv_reader_password", "biocirv_monitor_password"} == set()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_secret_lies_about(
+    platform: "Platform", needles: "Needles", note: Callable[[str], None], place: str
+) -> None:
+    size, found = search(platform, needles, PLACES[place])
+    note(f"searched for {len(needles.names)} secrets: {place}, {size / 1e3:.0f} kB")
+    assert size > 500
+    assert found == set()
+
+
+def test_no_secret_is_in_what_a_converge_says_or_runs(
+    inventory: "Inventory", platform: "Platform", needles: "Needles", note: Callable[[str], None]
+) -> None:
+    """At -vvv and with --diff, when every file differs that it writes, those with secrets too."""
+    files = " ".join(DRIFTED)
+    platform.host.check_output(f"for file in {files}; do echo '# {DRIFT}' >> $file; done")
+    sampler = ["systemd-run", "--quiet", "--collect", "--unit=sampler", "python3", "-c", SAMPLER]
+    platform.host.check_output(" ".join(map(shlex.quote, sampler)))
+    try:
+        done = inventory.playbook("site.yml", "-vvv", "--diff")
+    finally:
+        platform.host.check_output("systemctl stop sampler")
+    assert done.returncode == 0, done.stdout
+    assert platform.host.run(f"grep --files-with-matches '{DRIFT}' {files}").stdout == ""
+
+    said = done.stdout + done.stderr
+    # What differs is shown, but for files with secrets, of which only the names are.
+    shown = re.findall(rf"(?m)^-# {DRIFT}", said)
+    assert len(shown) == len([file for file in DRIFTED if file.endswith(".conf")])
+    for file in platform.host.check_output(f"ls {files}").split():
+        assert file in said
+    assert needles.within(said) == set()
+    size, found = search(platform, needles, "cat /root/sampled")
+    lines = platform.host.check_output("tr '\\0' ' ' < /root/sampled").splitlines()
+    note(f"searched in what a converge said, {len(said) / 1e6:.1f} MB, and in {len(lines)} command lines meanwhile")
+    assert size > 1000
+    assert found == set()
+    # It saw what a converge runs, and how services start again.
+    assert any("psql --no-psqlrc" in line for line in lines)
+    assert any("prefect server start" in line for line in lines)
+    # Ansible's modules write to the journal, with their arguments.
+    assert search(platform, needles, PLACES["journal"])[1] == set()
+
+
+def test_on_the_controller_they_are_the_operators_alone(platform: "Platform") -> None:
+    for path in [platform.secrets, *platform.secrets.rglob("*")]:
+        if path.suffix != ".crt":
+            assert path.stat().st_mode & 0o077 == 0, path

@@ -1,0 +1,164 @@
+"""What a flow can get at, which is anybody's code: tried in a service with the worker's account and sandbox."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from testinfra.backend.base import CommandResult
+
+if TYPE_CHECKING:
+    from molecule.secure.tests.conftest import Platform
+
+PROBE = "/run/systemd/system/worker-probe.service"
+# What belongs to the worker's process alone: how it is started, and where it notes that.
+OWN = re.compile(r"^(Exec|Restart|RuntimeDirectory|Type=|EnvironmentFile=/etc|\[Install|WantedBy)")
+Try = Callable[[str], CommandResult]
+
+
+@pytest.fixture(scope="module")
+def attempt(platform: "Platform") -> Iterator[Try]:
+    """Return a function that runs a shell command where flows run: the worker's own unit, with another command."""
+    lines = platform.host.check_output("systemctl cat prefect-worker").splitlines()
+    unit = [line for line in lines if not OWN.match(line)]
+    unit += ["[Service]", "Type=oneshot", "ExecStart=/bin/sh /run/worker-probe"]
+    unit += ["StandardOutput=file:/run/worker-probe.out", "StandardError=inherit", ""]
+    platform.copy(platform.name, PROBE, "\n".join(unit))
+    platform.host.check_output("systemctl daemon-reload")
+
+    def run(command: str) -> CommandResult:
+        platform.copy(platform.name, "/run/worker-probe", f'{{ {command}\n}} 2>&1\necho "exit $?"\n')
+        # The file's mode is root's; its reader is the worker.
+        platform.host.check_output("chmod 644 /run/worker-probe && rm -f /run/worker-probe.out")
+        started = platform.host.run("systemctl start worker-probe")
+        assert started.rc == 0, platform.host.run("journalctl --unit worker-probe --lines 20").stdout
+        output = platform.host.file("/run/worker-probe.out").content_string
+        said, _, code = output.rstrip("\n").rpartition("exit ")
+        return CommandResult(platform.host.backend, int(code), b"", said.encode(), b"")
+
+    yield run
+    platform.host.run(f"rm -f {PROBE} /run/worker-probe /run/worker-probe.out; systemctl daemon-reload")
+
+
+def test_the_probe_is_where_flows_are(platform: "Platform", attempt: Try) -> None:
+    """The same account and sandbox as the worker's; what flows need they can read."""
+    names = "User,ProtectSystem,ProtectProc,PrivateTmp,NoNewPrivileges,CapabilityBoundingSet,SystemCallFilter,UMask"
+    shown = [
+        set(platform.host.check_output(f"systemctl show --property={names} {unit}").splitlines())
+        for unit in ("prefect-worker", "worker-probe")
+    ]
+    assert shown[0] == shown[1]
+    assert attempt("id --user --name").stdout.strip() == "prefect-worker"
+    assert attempt("cat /opt/biocirv/current/manifest.json /etc/biocirv/tls/ca.crt").rc == 0
+    assert attempt("touch $HOME/probe /var/lib/prefect-worker/probe; rm /var/lib/prefect-worker/probe").rc == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/biocirv/prefect-server.env",
+        "/etc/biocirv/prefect-server-schema.env",
+        "/etc/biocirv/biocirv-migrations.env",
+        "/etc/biocirv/biocirv-deployments.env",
+        "/etc/biocirv/nginx.env",
+        # Its own: systemd read it, and a flow has some of it in its environment.
+        "/etc/biocirv/prefect-worker.env",
+        "/etc/biocirv/tls/reverse_proxy.key",
+        "/etc/biocirv/postgresql-access.sql",
+        "/etc/postgresql/*/main/biocirv.key",
+        "/etc/postgresql/*/main/pg_hba.conf",
+        "/etc/postgresql/*/main/conf.d/biocirv.conf",
+        "/etc/shadow",
+        "/root/.bashrc",
+    ],
+)
+def test_files_of_others_are_not_read(platform: "Platform", attempt: Try, path: str) -> None:
+    assert platform.host.run(f"cat {path}").rc == 0, "it is not there"
+    # The shell of the host finds what stands for *, which the worker may not even list.
+    found = platform.host.check_output(f"ls {path}")
+    refused = attempt(f"cat {shlex.quote(found)}")
+    assert refused.rc == 1
+    assert refused.stdout.strip().endswith(("Permission denied", "No such file or directory")), refused.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/var/lib/postgresql/*/main",
+        "/var/lib/prefect-server",
+        "/var/lib/biocirv",
+        "/var/lib/reverse-proxy",
+        # What a build fetches, by addresses that may hold a password.
+        "/opt/biocirv/cache",
+        "/root",
+    ],
+)
+def test_directories_of_others_are_not_listed(platform: "Platform", attempt: Try, path: str) -> None:
+    found = platform.host.check_output(f"ls -d {path}")
+    refused = attempt(f"ls {found}")
+    assert refused.rc == 2
+    assert "Permission denied" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/opt/biocirv/releases/probe", "/opt/biocirv/build/probe", "/opt/biocirv/current/app/probe", "/opt/biocirv/probe"],
+)
+def test_no_release_is_written_to(attempt: Try, path: str) -> None:
+    """Neither one that serves nor one that is being built."""
+    refused = attempt(f"echo x > {path}")
+    assert refused.rc != 0
+    assert "Read-only file system" in refused.stdout
+
+
+def test_what_a_release_is_built_of_is_roots_alone(platform: "Platform", attempt: Try) -> None:
+    """The file with the addresses that a build fetches from, written as the role writes it before each build."""
+    path = "/opt/biocirv/build/probe.json"
+    platform.copy(platform.name, path, "{}")
+    try:
+        assert "Permission denied" in attempt(f"cat {path}").stdout
+    finally:
+        platform.host.check_output(f"rm {path}")
+
+
+def test_processes_of_others_are_invisible(platform: "Platform", attempt: Try) -> None:
+    """By number too."""
+    for unit, pid in platform.processes().items():
+        if unit == "prefect-worker.service":
+            continue
+        asked = ("environ", "cmdline", "status", "cwd/", "root/")
+        refused = attempt(f"cd /proc; cat {' '.join(f'{pid}/{name}' for name in asked)}")
+        assert refused.rc == 1
+        assert refused.stdout.count("No such file or directory") == len(refused.stdout.splitlines()) == len(asked)
+    owners = attempt("stat --format %U /proc/[0-9]*")
+    assert set(owners.stdout.split()) == {"prefect-worker"}
+
+
+def test_the_journal_is_not_read(platform: "Platform", attempt: Try) -> None:
+    assert platform.host.check_output("journalctl --lines 1 --output cat --unit prefect-server")
+    refused = attempt("journalctl --lines 1 --output cat --unit prefect-server")
+    assert "not seeing messages from other users" in refused.stdout or "No journal files were opened" in refused.stdout
+    assert "insufficient permissions" in refused.stdout or "-- No entries --" in refused.stdout
+    journal = platform.host.run("find /var/log/journal /run/log/journal -name system.journal").stdout
+    assert "Permission denied" in attempt(f"cat {journal.split()[0]}").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("/usr/bin/setpriv --reuid prefect-server true", "Operation not permitted"),
+        ("sudo --non-interactive true", "no new privileges"),
+        ("unshare --user --map-root-user true", "Operation not permitted"),
+        ("mount -t tmpfs none /tmp", "permission denied|Operation not permitted|must be superuser"),
+        ("kill -0 1", "Operation not permitted|No such process"),
+        ("systemctl restart prefect-server", "Interactive authentication required|Access denied|Failed to connect"),
+        ("/usr/sbin/runuser --user postgres -- true", "may not be used by non-root users"),
+        ("psql --host /run/postgresql --username postgres postgres", "Peer authentication failed|no pg_hba.conf entry"),
+        ("psql --host /run/postgresql --username biocirv_user biocirv_db", "no pg_hba.conf entry"),
+    ],
+)
+def test_no_way_leads_to_another_account(attempt: Try, command: str, words: str) -> None:
+    refused = attempt(command)
+    assert refused.rc != 0
+    assert re.search(words, refused.stdout), refused.stdout
