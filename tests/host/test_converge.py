@@ -28,10 +28,7 @@ def test_check_mode_on_a_live_host_reports_no_change(inventory: "Inventory") -> 
     assert recap(done.stdout) == (0, 0, 0), done.stdout
 
 
-@pytest.mark.parametrize("table", ["/etc", "/opt/biocirv"])
-def test_bad_input_is_one_report_and_changes_nothing(
-    inventory: "Inventory", server: Host, tmp_path: Path, table: str
-) -> None:
+def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", server: Host, tmp_path: Path) -> None:
     unknown = tmp_path / "more.yml"
     unknown.write_text("prefect_workers: {hosts: {}}\n", encoding="utf-8")
     marker = f"/root/marker-{uuid.uuid4().hex}"
@@ -61,7 +58,7 @@ def test_bad_input_is_one_report_and_changes_nothing(
     ):
         assert words in text, f"{words!r} is not in: {text}"
     assert recap(refused.stdout)[0] == 0
-    assert server.check_output("find %s -newer %s -type f", table, marker) == ""
+    assert server.check_output("find /etc /opt/biocirv -newer %s -type f", marker) == ""
     server.check_output("rm %s", marker)
 
 

@@ -1,13 +1,14 @@
 """Prints the TCP ports of a host that are open: `python3 scan.py HOST`. Needs nothing but Python."""
 
 import errno
+import resource
 import select
 import socket
 import sys
 import time
 
-# As many sockets as a process may have here, and time enough for an answer on one machine: silence takes all of it.
-AT_ONCE = 16000
+# As many sockets as a process may have, and time enough for an answer on one machine: silence takes all of it.
+AT_ONCE = min(16000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 100)
 SECONDS = 0.8
 
 
