@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,8 @@ class Releases:
         _sync(self._root)
 
     def superfluous(self, keep: int) -> list[str]:
-        """Return the ids of those that are neither linked to nor among the newest by building or serving."""
-        linked = [self.linked("current"), self.linked("candidate"), self.previous()]
+        """Return the ids of those that are neither linked to, in use, nor among the newest by building or serving."""
+        linked = [self.linked("current"), self.linked("candidate"), self.previous(), *self.in_use()]
         served = self.served()
         ages = {
             name: max(manifest["built"], served.get(name, {}).get("until", ""))
@@ -107,6 +108,17 @@ class Releases:
         }
         newest = sorted(ages, key=lambda name: (name in linked, ages[name]), reverse=True)
         return [name for name in newest[keep:] if name not in linked]
+
+    def in_use(self) -> set[str]:
+        """Return the ids of those whose Python runs: that of a worker whose flow runs have not ended."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            # A process that has ended meanwhile.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                program = Path(path.read_bytes().split(b"\0")[0].decode(errors="replace"))
+                if program.is_relative_to(self._root / "releases"):
+                    found.add(program.relative_to(self._root / "releases").parts[0])
+        return found
 
     def remove(self, release: str) -> None:
         """Remove a release; the manifest goes first, so that half of one is none."""

@@ -1,0 +1,201 @@
+"""The command line; see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from biocirv_worker.systemd import Peers
+    from biocirv_worker.worker import Worker
+
+_CURRENT = Path("/opt/biocirv/current")
+_REPLACE_SECONDS = 120
+# How often systemd hears at least that the worker lives.
+_WATCHDOG_SECONDS = 10
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    options = _parse()
+    _pin()
+    if not options.replace:
+        return _serve(options, lambda: None)
+    return _replace(options)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="biocirv_worker", description="Run the flow runs of a Prefect work pool.")
+    parser.add_argument("--pool", required=True, help="work pool; made when it is not there")
+    parser.add_argument("--name", default=platform.node(), help="the worker's name (default: the host's, %(default)s)")
+    parser.add_argument("--limit", type=int, required=True, help="flow runs at a time")
+    parser.add_argument("--no-forks", dest="forks", action="store_false", help="start a process for each flow run")
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="take the place of the unit's main process, which drains beside this one; returns when this one polls",
+    )
+    environment = parser.add_argument_group("from the environment, in seconds and times")
+    for variable, default in (("DRAIN_TIMEOUT", 3600), ("SHUTDOWN_TIMEOUT", 60), ("CRASH_RETRIES", 1)):
+        environment.add_argument(
+            f"--{variable.lower().replace('_', '-')}", type=int, default=os.environ.get(variable, default)
+        )
+    return parser.parse_args()
+
+
+def _pin() -> None:
+    """Go on with the release that is current now, whatever becomes of the link while flow runs import modules."""
+    executable, current = Path(sys.executable), _CURRENT.resolve()
+    if _CURRENT in executable.parents:
+        pinned = current / executable.relative_to(_CURRENT)
+        os.execv(pinned, [str(pinned), "-m", __package__, *sys.argv[1:]])  # noqa: S606 - itself
+
+
+def _replace(options: argparse.Namespace) -> int:
+    before = int(os.environ["MAINPID"])
+    receiver, sender = os.pipe()
+    if os.fork():
+        # What `systemctl reload` waits for.
+        os.close(sender)
+        return 0 if os.read(receiver, 1) else 1
+    # The child of a child becomes systemd's own, as a main process is meant to be.
+    if os.fork():
+        os._exit(0)
+    os.close(receiver)
+
+    def ready() -> None:
+        from biocirv_worker.systemd import notify
+
+        notify(f"MAINPID={os.getpid()}")
+        os.kill(before, signal.SIGUSR2)
+        os.write(sender, b"1")
+        os.close(sender)
+
+    signal.alarm(_REPLACE_SECONDS)
+    return _serve(options, ready)
+
+
+def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
+    import anyio
+
+    # Not after Prefect, whose import the fork server does on its own.
+    anyio.run(_run, options, ready)
+    return 0
+
+
+async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
+    import anyio
+
+    from biocirv_worker import engine
+    from biocirv_worker.systemd import Peers
+    from biocirv_worker.worker import Worker, logger
+
+    forks = options.forks
+    if forks:
+        try:
+            await anyio.to_thread.run_sync(engine.prepare, os.environ["APP_DIRECTORY"])
+        except engine.UnsafeError as error:
+            forks = False
+            logger.warning("Flow runs start in processes of their own, which takes longer: %s", error)
+    # From here on it is the service's, not that of flows.
+    peers = Peers(Path(os.environ["RUNTIME_DIRECTORY"]))
+    worker = Worker(
+        forks=forks,
+        crash_retries=options.crash_retries,
+        work_pool_name=options.pool,
+        name=options.name,
+        limit=options.limit,
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.start)
+        group.start_soon(worker.watch, peers)
+        service = _Service(options, worker, peers)
+        group.start_soon(service.listen)
+        await worker.polls.wait()
+        signal.alarm(0)
+        ready()
+        await service.wait_until_drained()
+        group.cancel_scope.cancel()
+    peers.leave()
+
+
+class _Service:
+    """A worker as systemd sees it: what it is told, and what it tells."""
+
+    def __init__(self, options: argparse.Namespace, worker: Worker, peers: Peers) -> None:
+        self._options = options
+        self._worker = worker
+        self._peers = peers
+        # When what is in flight is ended, by the monotonic clock; None while it polls.
+        self._deadline: float | None = None
+        self._limit = 0
+        self._replaced = False
+
+    async def listen(self) -> None:
+        """Act on signals, for ever.
+
+        SIGTERM drains; SIGUSR1 says that the host shuts down; SIGUSR2 says that another worker has taken over.
+        """
+        import anyio
+
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2) as signals:
+            async for number in signals:
+                if number == signal.SIGUSR2:
+                    self._replaced = True
+                shutdown = number == signal.SIGUSR1
+                self._drain(self._options.shutdown_timeout if shutdown else self._options.drain_timeout)
+                if not self._replaced:
+                    for pid in self._peers.others():
+                        os.kill(pid, number)
+
+    def _drain(self, limit: int) -> None:
+        self._worker.draining = True
+        deadline = time.monotonic() + limit
+        if self._deadline is None or deadline < self._deadline:
+            self._deadline, self._limit = deadline, limit
+
+    async def wait_until_drained(self) -> None:
+        """Return when this worker was told to end, and neither it nor those before it have flow runs."""
+        import anyio
+
+        from biocirv_worker.systemd import notify
+
+        ending, said, due = False, "", 0.0
+        async with anyio.create_task_group() as group:
+            while True:
+                runs = self._worker.runs
+                self._peers.write(runs)
+                others = self._peers.others()
+                status = self._status(runs, sum(others.values()))
+                if not self._replaced and (status != said or time.monotonic() > due):
+                    notify("READY=1", "WATCHDOG=1", f"STATUS={status}")
+                    said, due = status, time.monotonic() + _WATCHDOG_SECONDS
+                if self._deadline is not None:
+                    if runs == 0 and (self._replaced or not others):
+                        return
+                    if time.monotonic() > self._deadline and not ending:
+                        ending = True
+                        group.start_soon(
+                            self._worker.end,
+                            f"It had not ended {self._limit} seconds after its worker was told to stop",
+                        )
+                await anyio.sleep(0.5)
+
+    def _status(self, runs: int, others: int) -> str:
+        beside = f"; beside it {others} end(s) of workers before it" if others else ""
+        if self._deadline is None:
+            return f"Polls {self._options.pool}: {runs} of {self._options.limit} flow runs{beside}"
+        left = max(0, round(self._deadline - time.monotonic()))
+        return f"Draining: {runs + others} flow run(s) left, to be ended in {left} s at the latest"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

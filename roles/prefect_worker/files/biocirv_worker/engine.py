@@ -1,0 +1,101 @@
+"""Flow runs as forks of one process that has Prefect and the application imported.
+
+The process is multiprocessing's fork server: started afresh, never more than one thread, and nothing of the worker's in
+it. It imports this module, which imports the rest; what follows runs in the worker, in that process or in a fork, as
+each function says.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import multiprocessing
+import os
+import runpy
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+MODULE = "prefect.engine"
+# What runs a flow run in a process of its own, where it cannot be a fork.
+COMMAND = [sys.executable, "-m", MODULE]
+
+_context = multiprocessing.get_context("forkserver")
+_LIBRARY = str(Path(__file__).parents[1])
+
+
+class UnsafeError(Exception):
+    """The application cannot be forked after it has been imported; the message says why."""
+
+
+def prepare(application: str) -> None:
+    """Start the process that forks, and let it import Prefect and the application. Runs in the worker.
+
+    ``application`` is the directory of the ``prefect.yaml`` whose deployments' flows are imported. Raises
+    ``UnsafeError`` where the process then holds what a fork must not inherit, or could not import it.
+    """
+    _context.set_forkserver_preload([f"{__package__}.preload"])
+    os.environ["PRELOAD_APPLICATION"] = application
+    # Python 3.11's fork server has no other way to its modules.
+    os.environ["PYTHONPATH"] = _LIBRARY
+    try:
+        receiver, sender = _context.Pipe(duplex=False)
+        process = _context.Process(target=_report, args=(sender,))
+        process.start()
+        sender.close()
+        process.join()
+        problem = receiver.recv() if receiver.poll() else f"it ended with exit code {process.exitcode}"
+    finally:
+        del os.environ["PYTHONPATH"], os.environ["PRELOAD_APPLICATION"]
+    if problem:
+        raise UnsafeError(problem)
+
+
+def start(environment: dict[str, str], directory: str) -> BaseProcess:
+    """Fork a process that runs the flow run which the environment names. Runs in the worker."""
+    process = _context.Process(target=_run, args=(environment, directory))
+    process.start()
+    return process
+
+
+def inheritance() -> set[str]:
+    """Return what this process holds beyond its first thread and plain files: threads, sockets, pipes, event loops.
+
+    Each is what a fork of it would share with, or lack from, all the others.
+    """
+    held = {f"thread {thread.name}" for thread in Path("/proc/self/task").iterdir() if int(thread.name) != os.getpid()}
+    for descriptor in Path("/proc/self/fd").iterdir():
+        # The one that lists them is closed by now.
+        with contextlib.suppress(FileNotFoundError):
+            target = str(descriptor.readlink())
+            if target.startswith(("socket:", "pipe:", "anon_inode:")):
+                held.add(f"file descriptor {descriptor.name}, {target}")
+    return held
+
+
+def _report(sender: Connection[Any, Any]) -> None:
+    from biocirv_worker import preload
+
+    sender.send(preload.PROBLEM)
+
+
+def _run(environment: dict[str, str], directory: str) -> None:
+    """Run a flow run as ``python -m prefect.engine`` does. Runs in a fork, whose exit code is the engine's."""
+    # A group of its own, so that what it has started can be ended with it.
+    os.setpgid(0, 0)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    sys.argv = [MODULE]
+    if _LIBRARY in sys.path:
+        sys.path.remove(_LIBRARY)
+    gc.unfreeze()
+    try:
+        sys.modules.pop(MODULE, None)
+        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+    finally:
+        # Prefect's logs and events are sent by then; before Python 3.13 multiprocessing leaves that out.
+        atexit._run_exitfuncs()

@@ -1,0 +1,61 @@
+"""What systemd is told, and what the workers of one unit know of each other."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+# Taken out of the environment, which flow runs get.
+_ADDRESS = os.environ.pop("NOTIFY_SOCKET", "")
+
+
+def notify(*lines: str) -> None:
+    """Tell the service manager assignments such as ``READY=1``, as sd_notify(3) does; nothing where there is none."""
+    if not _ADDRESS:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        # An abstract address is written with an @ for its null byte.
+        manager.connect("\0" + _ADDRESS[1:] if _ADDRESS.startswith("@") else _ADDRESS)
+        manager.sendall("\n".join(lines).encode())
+
+
+class Peers:
+    """The workers of one unit: the one that polls, and those before it whose flow runs still run.
+
+    Each holds a locked file ``worker-<pid>`` with the number of its flow runs in the unit's runtime directory; a file
+    that is not locked is what a killed one left.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file = (directory / f"worker-{os.getpid()}").open("w", encoding="ascii")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def write(self, runs: int) -> None:
+        """Let the others know how many flow runs this worker has."""
+        self._file.seek(0)
+        self._file.write(f"{runs:8}")
+        self._file.flush()
+
+    def others(self) -> dict[int, int]:
+        """Return the number of flow runs of each other worker that lives, by its process id."""
+        found = {}
+        for path in self._directory.glob("worker-*"):
+            pid = int(path.name.removeprefix("worker-"))
+            if pid == os.getpid():
+                continue
+            with path.open(encoding="ascii") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found[pid] = int(file.read().strip() or 0)
+                else:
+                    path.unlink(missing_ok=True)
+        return found
+
+    def leave(self) -> None:
+        """Take this worker off the list."""
+        Path(self._file.name).unlink(missing_ok=True)
+        self._file.close()

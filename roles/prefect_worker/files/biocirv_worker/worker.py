@@ -1,0 +1,236 @@
+"""The worker: Prefect's process worker, with forks for flow runs, a fence around them, and an end that waits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import anyio
+import anyio.abc
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.utilities.processutils import command_to_string
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
+from pydantic import PrivateAttr
+
+from biocirv_worker import crashes, engine
+from biocirv_worker.internals import run_forked
+from biocirv_worker.systemd import Peers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+logger = logging.getLogger("prefect.worker.biocirv")
+
+# Without contact to the API for so long, a flow run's process is ended: well before the 90 seconds without heartbeats
+# after which the server holds it for crashed, and the further ones before it is run again.
+CONTACT_SECONDS = 75
+_FENCE_SECONDS = 10
+# Between SIGTERM and SIGKILL.
+_GRACE_SECONDS = 10
+
+
+class JobConfiguration(ProcessJobConfiguration):
+    """What a flow run is started with: where the work pool names no command, the engine alone.
+
+    Without a command Prefect starts a process that looks for the flow's code, and from it another one.
+    """
+
+    _settings: bool = PrivateAttr(default=False)
+
+    def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the base's arguments
+        """Fill in the command before the base does."""
+        self.command = self.command or command_to_string(engine.COMMAND)
+        self._settings = any(name.startswith("PREFECT_") for name in self.env)
+        super().prepare_for_flow_run(*args, **kwargs)
+
+    def can_be_forked(self) -> bool:
+        """Say whether it asks for nothing that has to be known when Prefect is imported."""
+        return self.command == command_to_string(engine.COMMAND) and not self._settings
+
+
+@dataclass
+class _Attempt:
+    """A flow run's process; a task status, so that Prefect's worker says which."""
+
+    outer: anyio.abc.TaskStatus[int]
+    descriptor: int | None = None
+    pid: int = 0
+    # Why this worker ends it, and since when.
+    ended: str = ""
+    asked: float = 0
+
+    def started(self, value: int | None = None) -> None:
+        assert value is not None  # noqa: S101 - the process worker's contract
+        with suppress(ProcessLookupError):
+            self.descriptor = os.pidfd_open(value)
+        self.pid = value
+        self.outer.started(value)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the process, and what it has started in its group, a signal."""
+        if self.descriptor is None:
+            return
+        with suppress(ProcessLookupError):
+            if number == signal.SIGKILL and os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, number)
+            else:
+                signal.pidfd_send_signal(self.descriptor, number)
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+class Worker(ProcessWorker):
+    """Runs the flow runs of a work pool, as forks where that is safe."""
+
+    type = "process"
+    job_configuration = JobConfiguration
+
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        """Leave Prefect's own worker of this type registered as what it is."""
+        return "biocirv"
+
+    def __init__(self, *, forks: bool, crash_retries: int, **options: Any) -> None:  # noqa: ANN401 - the base's
+        super().__init__(**options)
+        self._forks = forks
+        self._crash_retries = crash_retries
+        self._attempts: dict[UUID, _Attempt] = {}
+        self.draining = False
+        # Set as soon as it has asked for flow runs.
+        self.polls = anyio.Event()
+
+    @property
+    def runs(self) -> int:
+        """Number of flow runs in flight, those included that are about to start."""
+        return int(self.limiter.borrowed_tokens) if self.is_setup else 0
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Ask for flow runs and start them, unless it drains."""
+        if self.draining:
+            return []
+        # Prefect's loop gives up after some errors, and the worker's flow runs would end with it.
+        with _without_server("Asked for no flow runs"):
+            runs = await super().get_and_submit_flow_runs()
+            if self.backend_id or self._has_work_pool():
+                self.polls.set()
+            return runs
+        return []
+
+    async def sync_with_backend(self) -> None:
+        """Send a heartbeat, and hear of changes to the work pool."""
+        if self.is_setup:
+            with _without_server("Sent no heartbeat"):
+                await super().sync_with_backend()
+        else:
+            # Prefect's own start waits for a server.
+            await super().sync_with_backend()
+
+    def _has_work_pool(self) -> bool:
+        try:
+            return bool(self.work_pool)
+        except RuntimeError:
+            return False
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: JobConfiguration,  # type: ignore[override] # job_configuration says so
+        task_status: anyio.abc.TaskStatus[int] | None = None,
+    ) -> ProcessWorkerResult:
+        """Run a flow run until it has ended."""
+        attempt = _Attempt(task_status or anyio.TASK_STATUS_IGNORED)
+        self._attempts[flow_run.id] = attempt
+        try:
+            if self._forks and configuration.can_be_forked():
+                with tempfile.TemporaryDirectory(prefix="flow-run-") as directory:
+                    result = await run_forked(
+                        flow_run, configuration, str(configuration.working_dir or directory), attempt
+                    )
+            else:
+                result = await super().run(flow_run, configuration, attempt)
+            if attempt.ended:
+                await crashes.report(self.client, flow_run.id, attempt.ended, self._crash_retries)
+                # It has been said.
+                result.status_code = 0
+        finally:
+            attempt.close()
+            del self._attempts[flow_run.id]
+        return result
+
+    async def watch(self, peers: Peers) -> None:
+        """End flow runs that must not run on, and see to those that crashed, for ever."""
+        crashed = crashes.Crashes(self.name, self._work_pool_name, self._crash_retries)
+        contact = time.monotonic()
+        # An answer is wanted soon, or none; the loop is the retry.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            async with get_client(httpx_settings={"timeout": _FENCE_SECONDS / 2}) as client:
+                while True:
+                    with _without_server("Looked at no flow run"):
+                        await self._fence(client)
+                        contact = time.monotonic()
+                        if not self.draining:
+                            await crashed.see_to(client, own=set() if peers.others() else set(self._attempts))
+                    if time.monotonic() - contact > CONTACT_SECONDS - _FENCE_SECONDS:
+                        self._kill(
+                            self._attempts, f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"
+                        )
+                    await anyio.sleep(_FENCE_SECONDS)
+
+    async def _fence(self, client: PrefectClient) -> None:
+        """End the processes of flow runs that the server holds for crashed: they may be run again any time."""
+        if not self._attempts:
+            return
+        states = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(self._attempts)))
+        )
+        crashed = [run.id for run in states if run.state_type == StateType.CRASHED]
+        self._kill(crashed, "The server held it for crashed while it still ran")
+
+    def _kill(self, flow_runs: Iterable[UUID], reason: str) -> None:
+        for flow_run in flow_runs:
+            if attempt := self._attempts.get(flow_run):
+                logger.error("Flow run %s is ended: %s", flow_run, reason)
+                attempt.ended = reason
+                attempt.send(signal.SIGKILL)
+
+    async def end(self, reason: str) -> None:
+        """End what is in flight or still starts, for ever: by SIGTERM, then by SIGKILL; its state says ``reason``."""
+        while True:
+            for flow_run, attempt in self._attempts.items():
+                if not attempt.ended:
+                    logger.warning("Flow run %s is ended: %s", flow_run, reason)
+                    attempt.ended, attempt.asked = reason, time.monotonic()
+                    attempt.send(signal.SIGTERM)
+                elif time.monotonic() - attempt.asked > _GRACE_SECONDS:
+                    attempt.send(signal.SIGKILL)
+            await anyio.sleep(0.5)
+
+
+@contextmanager
+def _without_server(undone: str) -> Iterator[None]:
+    """Log instead of raising where the server does not answer, or answers that it cannot."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        if not error.response.is_server_error:
+            raise
+        logger.warning("%s: %s", undone, error)
+    except httpx.TransportError as error:
+        logger.warning("%s: the API cannot be reached: %s", undone, error or type(error).__name__)
