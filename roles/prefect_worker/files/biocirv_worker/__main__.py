@@ -180,6 +180,7 @@ class _Service:
                     said, due = status, time.monotonic() + _WATCHDOG_SECONDS
                 if self._deadline is not None:
                     if runs == 0 and (self._replaced or not others):
+                        group.cancel_scope.cancel()
                         return
                     if time.monotonic() > self._deadline and not ending:
                         ending = True

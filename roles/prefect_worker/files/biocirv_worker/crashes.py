@@ -49,7 +49,7 @@ _WINDOW = timedelta(hours=24)
 _SETTLED_SECONDS = 60
 # How long a flow run may have no process before it is held for crashed: one that a worker of this name has taken, and
 # one that somebody has taken and not begun.
-_OWN_SECONDS = 60
+_OWN_SECONDS = 30
 _TAKEN_SECONDS = 300
 
 _UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -54,11 +55,21 @@ def prepare(application: str) -> None:
         raise UnsafeError(problem)
 
 
-def start(environment: dict[str, str], directory: str) -> BaseProcess:
-    """Fork a process that runs the flow run which the environment names. Runs in the worker."""
-    process = _context.Process(target=_run, args=(environment, directory))
+def start(environment: dict[str, str], directory: str, function: Callable[..., None], *arguments: str) -> BaseProcess:
+    """Fork a process that calls a function. Runs in the worker.
+
+    ``environment`` and ``directory`` become the process's own; ``function`` belongs to a module of this package.
+    """
+    process = _context.Process(target=_run, args=(environment, directory, function, *arguments))
     process.start()
     return process
+
+
+def run_flow() -> None:
+    """Run the flow run that the environment names, as ``python -m prefect.engine`` does. Runs in a fork."""
+    sys.argv = [MODULE]
+    sys.modules.pop(MODULE, None)
+    runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
 
 
 def inheritance() -> set[str]:
@@ -82,20 +93,17 @@ def _report(sender: Connection[Any, Any]) -> None:
     sender.send(preload.PROBLEM)
 
 
-def _run(environment: dict[str, str], directory: str) -> None:
-    """Run a flow run as ``python -m prefect.engine`` does. Runs in a fork, whose exit code is the engine's."""
+def _run(environment: dict[str, str], directory: str, function: Callable[..., None], *arguments: str) -> None:
     # A group of its own, so that what it has started can be ended with it.
     os.setpgid(0, 0)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
-    sys.argv = [MODULE]
     if _LIBRARY in sys.path:
         sys.path.remove(_LIBRARY)
     gc.unfreeze()
     try:
-        sys.modules.pop(MODULE, None)
-        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+        function(*arguments)
     finally:
         # Prefect's logs and events are sent by then; before Python 3.13 multiprocessing leaves that out.
         atexit._run_exitfuncs()

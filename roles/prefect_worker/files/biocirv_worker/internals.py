@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import load_flow_from_flow_run
 from prefect.runner._control_channel import ControlChannel
 from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
+from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 
 from biocirv_worker import engine
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
 
 
 async def run_forked(
@@ -32,10 +32,8 @@ async def run_forked(
     """Run a flow run in a fork, until it has ended: what ``ProcessWorker.run`` does with a command."""
     execution: FlowRunExecutionResult | None = None
     async with FlowRunExecutorContext() as context:
-        starter = _Starter(configuration, directory, context.control_channel)
-        executor = context.create_executor(
-            flow_run, starter, resolve_flow=load_flow_from_flow_run, propose_submitting=False
-        )
+        forks = _Forks(flow_run, configuration, directory, context.control_channel)
+        executor = context.create_executor(flow_run, forks, hook_runner=forks, propose_submitting=False)
 
         async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
             nonlocal execution
@@ -50,29 +48,57 @@ async def run_forked(
     return ProcessWorkerResult(status_code=execution.status_code, identifier=str(handle.pid))
 
 
-class _Starter:
-    """Starts a flow run's process: what Prefect's executor asks for."""
+def run_hooks(kind: str, flow_run: str, state: str) -> None:
+    """Run a flow's hooks for a flow run that crashed or is being cancelled. Runs in a fork."""
+    runner = HookRunner(resolve_flow=load_flow_from_flow_run)
+    hooks = runner.run_crashed_hooks if kind == "crashed" else runner.run_cancellation_hooks
+    anyio.run(hooks, FlowRun.model_validate_json(flow_run), State[Any].model_validate_json(state))
 
-    def __init__(self, configuration: ProcessJobConfiguration, directory: str, control: ControlChannel) -> None:
-        self._environment = configuration.env
+
+class _Forks:
+    """Starts a flow run's process, and runs its hooks: what Prefect's executor asks for."""
+
+    def __init__(
+        self, flow_run: FlowRun, configuration: ProcessJobConfiguration, directory: str, control: ControlChannel
+    ) -> None:
+        variables = {
+            **configuration.env,
+            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
+            "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false",
+        }
+        self._environment = {name: value for name, value in variables.items() if value is not None}
         self._directory = directory
         self._control = control
 
     async def start(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Start it, say so, and return when it has ended."""
+        """Start the process, say so, and return when it has ended."""
         port, token = self._control.register(flow_run.id)
-        variables = {
-            **self._environment,
-            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
-            "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false",
-            "PREFECT__CONTROL_PORT": str(port),
-            "PREFECT__CONTROL_TOKEN": token,
-        }
-        environment = {name: value for name, value in variables.items() if value is not None}
+        control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
+        await self._fork(self._environment | control, task_status, engine.run_flow)
+
+    async def run_crashed_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
+        """Run the flow's hooks for a crash: not here, where its code and its working directory are not the worker's."""
+        await self._run_hooks("crashed", flow_run, state)
+
+    async def run_cancellation_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
+        """Run the flow's hooks for a cancellation."""
+        await self._run_hooks("cancellation", flow_run, state)
+
+    async def _run_hooks(self, kind: str, flow_run: FlowRun, state: State[Any]) -> None:
+        arguments = kind, flow_run.model_dump_json(), state.model_dump_json()
+        await self._fork(self._environment, anyio.TASK_STATUS_IGNORED, run_hooks, *arguments)
+
+    async def _fork(
+        self,
+        environment: dict[str, str],
+        task_status: anyio.abc.TaskStatus[ProcessHandle],
+        function: Callable[..., None],
+        *arguments: str,
+    ) -> None:
         # A fork takes milliseconds, and seconds where the process that forks has to be started anew.
-        process = await anyio.to_thread.run_sync(engine.start, environment, self._directory)
+        process = await anyio.to_thread.run_sync(engine.start, environment, self._directory, function, *arguments)
         assert process.pid is not None  # noqa: S101 - it has been started
         descriptor = os.pidfd_open(process.pid)
         try:
