@@ -1,4 +1,4 @@
-"""What goes away comes back by itself: PostgreSQL's restart, a killed server or worker, a reboot."""
+"""What goes away comes back by itself: a killed proxy, a reboot, a new container; tests/drills breaks more, under load."""
 
 import subprocess
 import time
@@ -31,27 +31,12 @@ def wait_until_well(host: Host, api: "Api") -> None:
     wait_until(lambda: host.run(f"systemctl is-active {' '.join(UNITS)}").rc == 0 and api.is_ready(), host)
 
 
-def test_a_restart_of_postgresql_leaves_everything_healthy(
-    inventory: "Inventory", database: Host, server: Host, api: "Api"
-) -> None:
-    database.check_output("systemctl restart postgresql")
-    wait_until_well(server, api)
-    done = inventory.playbook("playbooks/run_etl.yml")
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize("unit", UNITS)
-def test_a_killed_process_is_started_again(server: Host, api: "Api", unit: str) -> None:
-    pid = f"systemctl show --property=MainPID --value {unit}"
+def test_a_killed_proxy_is_started_again(server: Host, api: "Api") -> None:
+    """The drills kill the others."""
+    pid = "systemctl show --property=MainPID --value nginx"
     before = server.check_output(pid)
     server.check_output("kill -9 %s", before)
     wait_until(lambda: server.check_output(pid) not in (before, "0"), server)
-    wait_until_well(server, api)
-
-
-def test_a_killed_postmaster_is_started_again(database: Host, server: Host, api: "Api") -> None:
-    database.check_output("kill -9 $(head -1 /var/lib/postgresql/*/main/postmaster.pid)")
-    wait_until(lambda: database.run("pg_isready").rc == 0, database)
     wait_until_well(server, api)
 
 

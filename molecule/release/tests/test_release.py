@@ -189,7 +189,7 @@ def test_a_switch_and_the_way_back_lose_nothing(
 ) -> None:
     """Of an application's change: nobody notices, and every flow run completes; the figures are printed."""
     first = current(server)
-    processes = "systemctl show --property=MainPID --value prefect-server prefect-worker"
+    processes = "systemctl show --property=MainPID --value prefect-server"
     before = server.check_output(processes)
     package = source / "src/ca_biositing/pipeline/flows/load.py"
     text = package.read_text(encoding="utf-8")
