@@ -101,7 +101,7 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
     forks = options.forks
     if forks:
         try:
-            await anyio.to_thread.run_sync(engine.prepare, os.environ["APP_DIRECTORY"])
+            await anyio.to_thread.run_sync(engine.prepare)
         except engine.UnsafeError as error:
             forks = False
             logger.warning("Flow runs start in processes of their own, which takes longer: %s", error)

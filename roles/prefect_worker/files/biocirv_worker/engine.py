@@ -1,8 +1,8 @@
 """Flow runs as forks of one process that has Prefect and the application imported.
 
 The process is multiprocessing's fork server: started afresh, never more than one thread, and nothing of the worker's in
-it. It imports this module, which imports the rest; what follows runs in the worker, in that process or in a fork, as
-each function says.
+it. It imports ``preload``, which imports the rest; it finds this package by PYTHONPATH. What follows runs in the
+worker, in that process or in a fork, as each function says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import gc
 import multiprocessing
 import os
-import runpy
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -20,37 +19,29 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-MODULE = "prefect.engine"
 # What runs a flow run in a process of its own, where it cannot be a fork.
-COMMAND = [sys.executable, "-m", MODULE]
+COMMAND = [sys.executable, "-m", "biocirv_worker.flow_run"]
 
 _context = multiprocessing.get_context("forkserver")
-_LIBRARY = str(Path(__file__).parents[1])
 
 
 class UnsafeError(Exception):
     """The application cannot be forked after it has been imported; the message says why."""
 
 
-def prepare(application: str) -> None:
+def prepare() -> None:
     """Start the process that forks, and let it import Prefect and the application. Runs in the worker.
 
-    ``application`` is the directory of the ``prefect.yaml`` whose deployments' flows are imported. Raises
-    ``UnsafeError`` where the process then holds what a fork must not inherit, or could not import it.
+    The application is what the ``prefect.yaml`` in the directory ``APP_DIRECTORY`` names. Raises ``UnsafeError`` where
+    the process then holds what a fork must not inherit.
     """
     _context.set_forkserver_preload([f"{__package__}.preload"])
-    os.environ["PRELOAD_APPLICATION"] = application
-    # Python 3.11's fork server has no other way to its modules.
-    os.environ["PYTHONPATH"] = _LIBRARY
-    try:
-        receiver, sender = _context.Pipe(duplex=False)
-        process = _context.Process(target=_report, args=(sender,))
-        process.start()
-        sender.close()
-        process.join()
-        problem = receiver.recv() if receiver.poll() else f"it ended with exit code {process.exitcode}"
-    finally:
-        del os.environ["PYTHONPATH"], os.environ["PRELOAD_APPLICATION"]
+    receiver, sender = _context.Pipe(duplex=False)
+    process = _context.Process(target=_report, args=(sender,))
+    process.start()
+    sender.close()
+    process.join()
+    problem = receiver.recv() if receiver.poll() else f"it ended with exit code {process.exitcode}"
     if problem:
         raise UnsafeError(problem)
 
@@ -63,13 +54,6 @@ def start(environment: dict[str, str], directory: str, function: Callable[..., N
     process = _context.Process(target=_run, args=(environment, directory, function, *arguments))
     process.start()
     return process
-
-
-def run_flow() -> None:
-    """Run the flow run that the environment names, as ``python -m prefect.engine`` does. Runs in a fork."""
-    sys.argv = [MODULE]
-    sys.modules.pop(MODULE, None)
-    runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
 
 
 def inheritance() -> set[str]:
@@ -99,8 +83,6 @@ def _run(environment: dict[str, str], directory: str, function: Callable[..., No
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
-    if _LIBRARY in sys.path:
-        sys.path.remove(_LIBRARY)
     gc.unfreeze()
     try:
         function(*arguments)

@@ -24,6 +24,7 @@ from prefect.runner._process_manager import ProcessHandle
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 
 from biocirv_worker import engine
+from biocirv_worker.flow_run import main as run_flow
 
 
 async def run_forked(
@@ -76,7 +77,7 @@ class _Forks:
         """Start the process, say so, and return when it has ended."""
         port, token = self._control.register(flow_run.id)
         control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
-        await self._fork(self._environment | control, task_status, engine.run_flow)
+        await self._fork(self._environment | control, task_status, run_flow)
 
     async def run_crashed_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
         """Run the flow's hooks for a crash: not here, where its code and its working directory are not the worker's."""

@@ -84,8 +84,16 @@ def _import_application() -> None:
 def _prepare() -> str:
     """Import what can be imported; return why nothing can be forked from that."""
     before = inheritance()
-    _import_all(["prefect.engine", "prefect.flow_engine", "prefect.task_engine", "prefect.workers.process"])
-    os.chdir(os.environ["PRELOAD_APPLICATION"])
+    _import_all(
+        [
+            "prefect.engine",
+            "prefect.flow_engine",
+            "prefect.task_engine",
+            "prefect.workers.process",
+            "biocirv_worker.events",
+        ]
+    )
+    os.chdir(os.environ["APP_DIRECTORY"])
     _import_application()
     os.chdir("/")
     return ", ".join(sorted(inheritance() - before))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
@@ -112,6 +113,7 @@ class Worker(ProcessWorker):
         self._forks = forks
         self._crash_retries = crash_retries
         self._attempts: dict[UUID, _Attempt] = {}
+        self._away = False
         self.draining = False
         # Set as soon as it has asked for flow runs.
         self.polls = anyio.Event()
@@ -125,22 +127,43 @@ class Worker(ProcessWorker):
         """Ask for flow runs and start them, unless it drains."""
         if self.draining:
             return []
+        runs: list[FlowRun] = []
         # Prefect's loop gives up after some errors, and the worker's flow runs would end with it.
-        with _without_server("Asked for no flow runs"):
+        with self._server_may_be_away():
             runs = await super().get_and_submit_flow_runs()
-            if self.backend_id or self._has_work_pool():
+            if self._has_work_pool():
                 self.polls.set()
-            return runs
-        return []
+        return runs
+
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        # The client's own patience would let it look away for minutes after the server is back.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            return await super()._get_scheduled_flow_runs()
 
     async def sync_with_backend(self) -> None:
         """Send a heartbeat, and hear of changes to the work pool."""
         if self.is_setup:
-            with _without_server("Sent no heartbeat"):
+            with self._server_may_be_away(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
                 await super().sync_with_backend()
         else:
             # Prefect's own start waits for a server.
             await super().sync_with_backend()
+
+    @contextmanager
+    def _server_may_be_away(self) -> Iterator[None]:
+        """Log instead of raising, once, where the server does not answer, or answers that it cannot."""
+        try:
+            yield
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+                raise
+            if not self._away:
+                logger.warning("The API does not answer, the worker goes on asking: %s", error or type(error).__name__)
+            self._away = True
+        else:
+            if self._away:
+                logger.warning("The API answers again")
+            self._away = False
 
     def _has_work_pool(self) -> bool:
         try:
@@ -182,7 +205,7 @@ class Worker(ProcessWorker):
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             async with get_client(httpx_settings={"timeout": _FENCE_SECONDS / 2}) as client:
                 while True:
-                    with _without_server("Looked at no flow run"):
+                    with self._server_may_be_away():
                         await self._fence(client)
                         contact = time.monotonic()
                         if not self.draining:
@@ -221,16 +244,3 @@ class Worker(ProcessWorker):
                 elif time.monotonic() - attempt.asked > _GRACE_SECONDS:
                     attempt.send(signal.SIGKILL)
             await anyio.sleep(0.5)
-
-
-@contextmanager
-def _without_server(undone: str) -> Iterator[None]:
-    """Log instead of raising where the server does not answer, or answers that it cannot."""
-    try:
-        yield
-    except httpx.HTTPStatusError as error:
-        if not error.response.is_server_error:
-            raise
-        logger.warning("%s: %s", undone, error)
-    except httpx.TransportError as error:
-        logger.warning("%s: the API cannot be reached: %s", undone, error or type(error).__name__)
