@@ -1,6 +1,7 @@
 """Which releases a host has, which one serves, and which may go."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,18 @@ def test_the_oldest_go_but_not_what_serves_or_served(run: Run, root: Path, keep:
     assert sorted(state["pruned"]) == sorted(set("abcde") - set(kept))
     assert run(root, keep=keep)["changed"] is False
     assert (root / "releases/half").is_dir()
+
+
+def test_what_still_runs_stays(run: Run, root: Path) -> None:
+    """A worker whose flow runs have not ended goes on with the Python of its release."""
+    python = root / "releases/c/env/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to("/bin/sleep")
+    run(root, serve="b")
+    run(root, serve="a")
+    with subprocess.Popen([python, "600"]) as process:
+        try:
+            assert sorted(run(root, keep=0)["releases"]) == ["a", "b", "c"]
+        finally:
+            process.kill()
+    assert run(root, keep=0)["pruned"] == ["c"]

@@ -45,6 +45,7 @@ RETRIES_VARIABLE = "CRASH_RETRIES"
 
 # Crashes that are older are left alone: nobody expects their successors any more.
 _WINDOW = timedelta(hours=24)
+_NEWS = timedelta(minutes=2)
 # How long the records of a crashed flow run may still come in.
 _SETTLED_SECONDS = 60
 # How long a flow run may have no process before it is held for crashed: one that a worker of this name has taken, and
@@ -135,8 +136,10 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
     limit = int(variables.get(RETRIES_VARIABLE, retries))
     before = _SUCCESSOR.fullmatch(run.idempotency_key or "")
     attempt, first = (int(before[1]), before[2]) if before else (0, str(run.id))
+    # A worker that has just started sees those of a day.
+    level = logging.WARNING if run.state.timestamp + _NEWS > DateTime.now(UTC) else logging.DEBUG
     if attempt >= limit:
-        logger.warning("Flow run %s (%s) crashed, and is not run again: limit %d", run.name, run.id, limit)
+        logger.log(level, "Flow run %s (%s) crashed, and is not run again: limit %d", run.name, run.id, limit)
         return
     successor = await client.create_flow_run_from_deployment(
         run.deployment_id,
@@ -151,7 +154,7 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
         work_queue_name=run.work_queue_name,
         job_variables=run.job_variables,
     )
-    logger.warning("Flow run %s (%s) crashed, and is run again as %s", run.name, run.id, successor.id)
+    logger.log(level, "Flow run %s (%s) crashed, and is run again as %s", run.name, run.id, successor.id)
 
 
 async def _end_children(client: PrefectClient, run: FlowRun) -> None:
