@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _CURRENT = Path("/opt/biocirv/current")
 _REPLACE_SECONDS = 120
+_FAREWELL_SECONDS = 10
 # How often systemd hears at least that the worker lives.
 _WATCHDOG_SECONDS = 10
 
@@ -123,8 +125,12 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
         signal.alarm(0)
         ready()
         await service.wait_until_drained()
+        peers.leave()
+        # Nothing is left to be lost; Prefect's farewell to a server that is away can take for ever.
+        farewell = threading.Timer(_FAREWELL_SECONDS, os._exit, [0])
+        farewell.start()
         group.cancel_scope.cancel()
-    peers.leave()
+    farewell.cancel()
 
 
 class _Service:

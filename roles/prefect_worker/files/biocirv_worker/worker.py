@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# Without contact to the API for so long, a flow run's process is ended: well before the 90 seconds without heartbeats
-# after which the server holds it for crashed, and the further ones before it is run again.
-CONTACT_SECONDS = 75
+# Without contact to the API for so long, a flow run's process is ended. Heartbeats come every 30 seconds, so that the server
+# holds it for crashed 75 seconds after it was cut off at the earliest (105 after its last heartbeat, see role
+# prefect_deployments), and its successor does not begin before another 60 (crashes.DELAY).
+CONTACT_SECONDS = 80
 _FENCE_SECONDS = 10
+_ANSWER_SECONDS = 5
 # Between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 10
 
@@ -143,27 +145,30 @@ class Worker(ProcessWorker):
     async def sync_with_backend(self) -> None:
         """Send a heartbeat, and hear of changes to the work pool."""
         if self.is_setup:
-            with self._server_may_be_away(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with self._server_may_be_away(known_by_return=False), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
                 await super().sync_with_backend()
         else:
             # Prefect's own start waits for a server.
             await super().sync_with_backend()
 
     @contextmanager
-    def _server_may_be_away(self) -> Iterator[None]:
-        """Log instead of raising, once, where the server does not answer, or answers that it cannot."""
+    def _server_may_be_away(self, *, known_by_return: bool = True) -> Iterator[None]:
+        """Log instead of raising, once, where the server does not answer, or answers that it cannot.
+
+        What is not ``known_by_return`` may end well without an answer.
+        """
         try:
             yield
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
                 raise
             if not self._away:
                 logger.warning("The API does not answer, the worker goes on asking: %s", error or type(error).__name__)
             self._away = True
         else:
-            if self._away:
+            if self._away and known_by_return:
                 logger.warning("The API answers again")
-            self._away = False
+                self._away = False
 
     def _has_work_pool(self) -> bool:
         try:
@@ -203,23 +208,22 @@ class Worker(ProcessWorker):
         contact = time.monotonic()
         # An answer is wanted soon, or none; the loop is the retry.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-            async with get_client(httpx_settings={"timeout": _FENCE_SECONDS / 2}) as client:
+            async with get_client() as client:
                 while True:
                     with self._server_may_be_away():
-                        await self._fence(client)
+                        # Also of a connection that is tried several times.
+                        with anyio.fail_after(_ANSWER_SECONDS):
+                            await self._fence(client)
                         contact = time.monotonic()
                         if not self.draining:
-                            await crashed.see_to(client, own=set() if peers.others() else set(self._attempts))
-                    if time.monotonic() - contact > CONTACT_SECONDS - _FENCE_SECONDS:
-                        self._kill(
-                            self._attempts, f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"
-                        )
+                            await crashed.see_to(client, own=None if peers.others() else set(self._attempts))
+                    if time.monotonic() - contact > CONTACT_SECONDS:
+                        reason = f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"
+                        self._kill(list(self._attempts), reason)
                     await anyio.sleep(_FENCE_SECONDS)
 
     async def _fence(self, client: PrefectClient) -> None:
         """End the processes of flow runs that the server holds for crashed: they may be run again any time."""
-        if not self._attempts:
-            return
         states = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(self._attempts)))
         )
