@@ -110,7 +110,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test lint test-unit test-integration test-molecule bench-converge bench-etl lock help
+.PHONY: test lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock help
 test: lint test-unit test-integration ## everything that CI runs
 	@$(MAKE) test-molecule DEBIAN=13
 	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=secure
@@ -136,12 +136,18 @@ SCENARIO ?= default
 test-molecule: $(VENV)/dev ## a scenario on a container: DEBIAN=12|13, SCENARIO=name
 	DEBIAN=$(DEBIAN) MOLECULE_COMMAND_BORDERS=false molecule test --scenario-name $(SCENARIO)
 
+drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and count what is lost: NAME=kill-worker, or all; real hosts: CONFIRM=1
+	DRILL_CONFIRMED=$(CONFIRM) pytest tests/drills --ansible-inventory $(INVENTORY) $(if $(NAME),-k '[$(NAME)]')
+
 bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes
 	$(VENV)/bin/python benchmarks/converge.py
 
 bench-etl: $(VENV)/dev ## the ETL's load beside raw COPY and an ORM, with up to a million rows
 	@$(PLAY) target/image.yml
 	$(VENV)/bin/python -m benchmarks.etl
+
+bench-runs: $(VENV)/dev ## Prefect's worker as it comes beside ours, without and with forks; RUNS=, BURST=, MASTERS= for fewer runs
+	$(VENV)/bin/python benchmarks/runs.py
 
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE=1: to the newest versions

@@ -42,7 +42,11 @@ class Inventory:
 
     def name(self, group: str) -> str:
         """Return the name of a group's first host."""
-        return str(self._groups[group]["hosts"][0])
+        return self.names(group)[0]
+
+    def names(self, group: str) -> list[str]:
+        """Return the names of a group's hosts."""
+        return [str(name) for name in self._groups[group]["hosts"]]
 
     def is_container(self, group: str) -> bool:
         """Say whether a group's first host is a container on this machine."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# Without contact to the API for so long, a flow run's process is ended. Heartbeats come every 30 seconds, so that the server
+# Without contact to the API for so long, a flow run's process is ended. Heartbeats come every 30 seconds: the server
 # holds it for crashed 75 seconds after it was cut off at the earliest (105 after its last heartbeat, see role
 # prefect_deployments), and its successor does not begin before another 60 (crashes.DELAY).
 CONTACT_SECONDS = 80
