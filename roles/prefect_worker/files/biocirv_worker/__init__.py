@@ -7,5 +7,6 @@ worker (type `process`) and adds to it:
 - ``systemctl reload`` puts a new worker in its place at once, while the old one drains beside it (``__main__``).
 - Flow runs are forks of a process that has imported Prefect and the application (``engine``).
 - A flow run that has no contact to the API any more, or that the server holds for crashed, is ended (``worker``).
+- What happened to tasks is kept until the server has recorded it (``outbox``).
 - A flow run that crashed is run again, by a new flow run, a limited number of times (``crashes``).
 """

@@ -46,8 +46,8 @@ RETRIES_VARIABLE = "CRASH_RETRIES"
 # Crashes that are older are left alone: nobody expects their successors any more.
 _WINDOW = timedelta(hours=24)
 _NEWS = timedelta(minutes=2)
-# How long the records of a crashed flow run may still come in.
-_SETTLED_SECONDS = 60
+# When the records of a crashed flow run have come in, see outbox.py, and until when what is left is looked for.
+_SETTLED_SECONDS = range(45, 120)
 # How long a flow run may have no process before it is held for crashed: one that a worker of this name has taken, and
 # one that somebody has taken and not begun.
 _OWN_SECONDS = 30
@@ -101,7 +101,7 @@ class Crashes:
         for run in runs:
             if self._crashed[run.id] == now:
                 await _run_again(client, run, self._retries)
-            if now - self._crashed[run.id] < _SETTLED_SECONDS:
+            if int(now - self._crashed[run.id]) in _SETTLED_SECONDS:
                 await _end_children(client, run)
 
     async def _find_missing(self, client: PrefectClient, own: set[UUID] | None) -> None:

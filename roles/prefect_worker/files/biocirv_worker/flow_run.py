@@ -10,7 +10,7 @@ ENGINE = "prefect.engine"
 
 def main() -> None:
     """Run the flow run that the environment names, as ``python -m prefect.engine`` does."""
-    from biocirv_worker.events import keep_events
+    from biocirv_worker.outbox import keep_events
 
     keep_events()
     sys.argv = [ENGINE]

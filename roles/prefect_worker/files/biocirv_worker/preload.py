@@ -90,7 +90,7 @@ def _prepare() -> str:
             "prefect.flow_engine",
             "prefect.task_engine",
             "prefect.workers.process",
-            "biocirv_worker.events",
+            "biocirv_worker.outbox",
         ]
     )
     os.chdir(os.environ["APP_DIRECTORY"])

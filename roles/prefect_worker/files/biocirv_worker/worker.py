@@ -25,6 +25,7 @@ from pydantic import PrivateAttr
 
 from biocirv_worker import crashes, engine
 from biocirv_worker.internals import run_forked
+from biocirv_worker.outbox import Outboxes
 from biocirv_worker.systemd import Peers
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ class Worker(ProcessWorker):
 
     async def watch(self, peers: Peers) -> None:
         """End flow runs that must not run on, and see to those that crashed, for ever."""
+        outboxes = Outboxes()
         crashed = crashes.Crashes(self.name, self._work_pool_name, self._crash_retries)
         contact = time.monotonic()
         # An answer is wanted soon, or none; the loop is the retry.
@@ -216,6 +218,7 @@ class Worker(ProcessWorker):
                             await self._fence(client)
                         contact = time.monotonic()
                         if not self.draining:
+                            await outboxes.deliver(client)
                             await crashed.see_to(client, own=None if peers.others() else set(self._attempts))
                     if time.monotonic() - contact > CONTACT_SECONDS:
                         reason = f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"

@@ -1,0 +1,123 @@
+"""Keeps what happened to a flow run's tasks until the server has written it down.
+
+Prefect records task runs from events, and from nothing else: they are lost when the flow run's process ends before it
+could send them, and when the server is killed, or the database away, before it has written what it received. So each
+process of a flow run also writes them to a file, which it locks; when it has ended, the worker compares the file with
+what the server has, sends what is missing, and removes the file when nothing is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
+from prefect.events import Event
+from prefect.events.clients import get_events_client
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_HOME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from typing import IO
+
+    from prefect.client.orchestration import PrefectClient
+
+logger = logging.getLogger("prefect.worker.biocirv")
+
+_TASK_RUN = "prefect.task-run."
+# The server writes down what it has received within prefect_server_record_seconds.
+_PATIENCE_SECONDS = 15
+# What cannot be recorded for so long will not be: its flow run has been deleted.
+_KEPT_SECONDS = 86400
+_AT_A_TIME = 100
+
+
+def keep_events() -> None:
+    """From here on write this process's task-run events to a file, before they are sent. Runs in a flow run's process.
+
+    Prefect's queue of events is what all of them go through; tests/unit/test_worker_internals.py watches it.
+    """
+    directory = _directory()
+    directory.mkdir(mode=0o700, exist_ok=True)
+    file = (directory / f"{os.environ['PREFECT__FLOW_RUN_ID']}-{os.getpid()}.jsonl").open("ab", buffering=0)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    send, lock = EventsWorker.send, threading.Lock()
+
+    def send_and_keep(self: EventsWorker, item: Event) -> None:
+        if item.event.startswith(_TASK_RUN):
+            with lock:
+                file.write(item.model_dump_json().encode() + b"\n")
+        send(self, item)
+
+    EventsWorker.send = send_and_keep  # type: ignore[method-assign,assignment]
+
+
+class Outboxes:
+    """The files of processes that have ended. Used in the worker."""
+
+    def __init__(self) -> None:
+        # When to look at a file again; not by a wall clock, which may jump.
+        self._due: dict[Path, float] = {}
+
+    async def deliver(self, client: PrefectClient) -> None:
+        """Compare with the server, send what it has not, and remove what it has."""
+        for path in sorted(_directory().glob("*.jsonl")):
+            with path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    # Its process lives, or another worker is at it.
+                    continue
+                if time.monotonic() < self._due.setdefault(path, time.monotonic() + _PATIENCE_SECONDS):
+                    continue
+                missing = await _missing(client, list(_events(file)))
+            if missing and time.time() - path.stat().st_mtime < _KEPT_SECONDS:
+                logger.warning("Sent again: %d events of task runs that the server did not have", len(missing))
+                await _send(missing)
+                self._due[path] = time.monotonic() + _PATIENCE_SECONDS
+            else:
+                path.unlink(missing_ok=True)
+                self._due.pop(path, None)
+
+
+def _directory() -> Path:
+    return Path(PREFECT_HOME.value()) / "outbox"
+
+
+def _events(file: IO[bytes]) -> Iterator[Event]:
+    for line in file:
+        # A process that was killed may have written half of its last one.
+        if line.endswith(b"\n"):
+            yield Event.model_validate_json(line)
+
+
+async def _missing(client: PrefectClient, events: list[Event]) -> list[Event]:
+    """Return those events that happened after what the server knows of their task runs."""
+    task_runs = [UUID(event.resource.id.removeprefix(_TASK_RUN)) for event in events]
+    wanted = sorted(set(task_runs))
+    known: dict[UUID, datetime] = {}
+    for start in range(0, len(wanted), _AT_A_TIME):
+        some = TaskRunFilter(id=TaskRunFilterId(any_=wanted[start : start + _AT_A_TIME]))
+        for task_run in await client.read_task_runs(task_run_filter=some, limit=_AT_A_TIME):
+            if task_run.state:
+                known[task_run.id] = task_run.state.timestamp
+    return [
+        event
+        for event, task_run in zip(events, task_runs, strict=True)
+        if task_run not in known or known[task_run] < event.occurred
+    ]
+
+
+async def _send(events: list[Event]) -> None:
+    async with get_events_client() as client:
+        for event in events:
+            # The server takes an event that it has received once for known, whether it could write it down or not.
+            await client.emit(event.model_copy(update={"id": uuid4()}))
