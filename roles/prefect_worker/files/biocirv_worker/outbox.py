@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
-from prefect.events import Event
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import Event, RelatedResource
 from prefect.events.clients import get_events_client
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_HOME
@@ -53,11 +54,24 @@ def keep_events() -> None:
 
     def send_and_keep(self: EventsWorker, item: Event) -> None:
         if item.event.startswith(_TASK_RUN):
+            kept = item.model_copy(update={"related": [*item.related, *_flow_run()]})
             with lock:
-                file.write(item.model_dump_json().encode() + b"\n")
+                file.write(kept.model_dump_json().encode() + b"\n")
         send(self, item)
 
     EventsWorker.send = send_and_keep  # type: ignore[method-assign,assignment]
+
+
+def _flow_run() -> list[RelatedResource]:
+    """Return the flow run that the present task run belongs to, which Prefect adds to an event when it sends it."""
+    flow_run, task_run = FlowRunContext.get(), TaskRunContext.get()
+    flow_run_id = (flow_run and flow_run.flow_run and flow_run.flow_run.id) or (
+        task_run and task_run.task_run.flow_run_id
+    )
+    if not flow_run_id:
+        return []
+    resource = {"prefect.resource.id": f"prefect.flow-run.{flow_run_id}", "prefect.resource.role": "flow-run"}
+    return [RelatedResource(resource)]
 
 
 class Outboxes:
