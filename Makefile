@@ -114,6 +114,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 test: lint test-unit test-integration ## everything that CI runs
 	@$(MAKE) test-molecule DEBIAN=13
 	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=secure
+	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=drills
 	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=conda
 	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=release
 

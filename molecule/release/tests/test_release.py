@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 DEPLOYMENT = "master-etl-deployment"
 POLL_SECONDS = 0.2
-# A power cut after every task takes ten minutes: POWER_CUT_EVERY=1. After every third it takes four.
-POWER_CUT_EVERY = int(os.environ.get("POWER_CUT_EVERY", "3"))
+# A power cut after every task takes ten minutes: POWER_CUT_EVERY=1. After every sixth it takes two.
+POWER_CUT_EVERY = int(os.environ.get("POWER_CUT_EVERY", "6"))
 RUN_SECONDS = 120
 # The name and content of every file, and where every link points; but for what notes when it was built: manifest,
 # bytecode, and of the local package uv's note and the list of files with that note's digest.
