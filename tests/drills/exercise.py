@@ -1,0 +1,132 @@
+"""Holds drills: those of a batch strike one after the other, and share the wait until everything has ended."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from tests.drills.faults import DRILLS
+from tests.drills.hosts import NotYetError
+from tests.drills.load import Field, Load
+from tests.drills.outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from tests.drills.hosts import Platform
+
+# Until all has ended; and where runs are found dead by their silence, and run again after a pause.
+SETTLE_SECONDS = 120
+DEATH_SECONDS = 360
+# The ETL's own end, after a fault that it survives: it tries again after 5 and 20 seconds.
+LOADED_SECONDS = 40
+# Prefect records task runs some time after they happened.
+RECORDED_SECONDS = 60
+# A worker is heard of every 30 seconds.
+HEARD_SECONDS = 45
+
+
+class Exercise:
+    """The drills of one session of tests."""
+
+    def __init__(self, platform: Platform, wanted: Collection[str]) -> None:
+        self._field = Field(platform)
+        self._platform = platform
+        self._held: set[str] = set()
+        self.outcomes = {name: Outcome(drill) for name, drill in DRILLS.items() if name in wanted}
+        self.seconds: dict[str, float] = {}
+        for outcome in self.outcomes.values():
+            outcome.skipped = outcome.drill.unavailable(platform)
+
+    def begin(self) -> None:
+        """Make what loads need."""
+        self._platform.seconds_until_well()
+        self._field.prepare()
+
+    def end(self) -> None:
+        """Remove it."""
+        self._field.clear()
+
+    def outcome(self, name: str) -> Outcome:
+        """Return a drill's outcome, after holding the batch that it is part of."""
+        batch = self.outcomes[name].drill.batch
+        if batch not in self._held:
+            self._held.add(batch)
+            start = time.monotonic()
+            self._hold([each for each in self.outcomes.values() if each.drill.batch == batch and not each.skipped])
+            self.seconds[batch] = time.monotonic() - start
+        return self.outcomes[name]
+
+    def _hold(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            with self._noted(outcome):
+                outcome.drill.prepare(self._platform)
+        before: Outcome | None = None
+        for outcome in outcomes:
+            if not outcome.trouble:
+                with self._noted(outcome):
+                    self._strike(outcome, is_fresh=before is None or self._has_loaded(before))
+                if outcome.trouble:
+                    self._platform.mend()
+                before = outcome
+        struck = [outcome for outcome in outcomes if outcome.load]
+        self._settle(struck)
+        for outcome in struck:
+            with self._noted(outcome):
+                outcome.judge(self._field)
+        with self._noted(*struck):
+            self._field.put_an_end_to([outcome.load for outcome in struck if outcome.load])
+        for outcome in reversed(outcomes):
+            with self._noted(outcome):
+                outcome.drill.restore(self._platform)
+
+    def _has_loaded(self, outcome: Outcome) -> bool:
+        """Say whether a drill's ETL is done; wait for it where nothing ended it."""
+        if outcome.load is None or outcome.trouble or outcome.drill.crashing:
+            return False
+        load = outcome.load
+        try:
+            self._platform.wait_until(lambda: self._field.has_loaded(load), "the ETL is done", LOADED_SECONDS)
+        except NotYetError:
+            return False
+        outcome.count_rows(self._field)
+        return True
+
+    def _strike(self, outcome: Outcome, *, is_fresh: bool) -> None:
+        drill = outcome.drill
+        outcome.load = Load(self._field, drill.name)
+        self._field.start(outcome.load, drill.kind, drill.steps, is_fresh=is_fresh)
+        outcome.broken_at = self._platform.now()
+        outcome.broken_at = drill.strike(outcome.load) or outcome.broken_at
+        outcome.seconds_until_well = self._platform.seconds_until_well()
+        outcome.well_at = self._platform.now()
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        """Wait until all flow runs have ended; each drill by itself says of which that does not come true."""
+        deadline = time.monotonic() + (
+            DEATH_SECONDS if any(outcome.drill.crashing for outcome in outcomes) else SETTLE_SECONDS
+        )
+        for outcome in outcomes:
+            with self._noted(outcome):
+                self._wait_for_end(outcome, max(0, deadline - time.monotonic()))
+
+    def _wait_for_end(self, outcome: Outcome, seconds: float) -> None:
+        wait, load = self._platform.wait_until, outcome.load
+        assert load is not None
+        wait(lambda: self._field.is_settled(load), "all flow runs end", seconds)
+        heard = self._platform.heard_of_workers
+        wait(lambda: any(moment > outcome.well_at for moment in heard()), "a worker is heard of", HEARD_SECONDS)
+        # Where a record is lost the judgement says so, in its own words.
+        with suppress(NotYetError):
+            wait(lambda: self._field.is_recorded(load), "all task runs are recorded", RECORDED_SECONDS)
+
+    @contextmanager
+    def _noted(self, *outcomes: Outcome) -> Iterator[None]:
+        """Keep what goes wrong, with the journal, for the drills' tests; the other drills are held all the same."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            text = f"{type(error).__name__}: {error}\n\n" + "\n".join(self._platform.journal())
+            for outcome in outcomes:
+                outcome.trouble = outcome.trouble or text

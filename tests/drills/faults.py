@@ -1,0 +1,496 @@
+"""What each drill breaks. ``DRILLS`` lists them, in the order in which they are held."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import urlsplit
+
+import docker
+
+if TYPE_CHECKING:
+    from tests.drills.hosts import Platform
+    from tests.drills.load import Load
+
+ROOT = Path(__file__).parents[2]
+DRAIN_SECONDS = 8
+MEGABYTE = 2**20
+# More than there is below the limit that eat-memory sets.
+HUNGER = 8192
+ALLOWANCE = 600 * MEGABYTE
+FULL_SECONDS = 10
+JUMP = 3600
+# Longer than any recovery, shorter than a converge's patience.
+TROUBLE_SECONDS = 60
+
+
+class Drill:
+    """One thing that breaks, under load.
+
+    ``prepare`` and ``restore`` are what has to be arranged before and after, while nothing runs; ``strike`` breaks, and
+    returns when the fault is over. Drills of the same ``batch`` are held one right after the other, and share the wait
+    for flow runs to end.
+    """
+
+    name: ClassVar[str]
+    # What breaks, for the table in the end.
+    breaks: ClassVar[str]
+    batch: ClassVar[str]
+    kind: ClassVar[str] = "steady"
+    # Seconds that each flow run takes that is in flight when it breaks.
+    steps: tuple[int, ...] = (20, 20, 20, 20)
+    # Flow runs whose process the fault ends, and which therefore run again: all, those of a name, or none.
+    crashing: ClassVar[str | None] = None
+    # What the state of a run that crashed has to say.
+    message: ClassVar[str] = "."
+    needs_container: ClassVar[bool] = False
+
+    def unavailable(self, platform: Platform) -> str:
+        """Return why the drill cannot be held here, if it cannot."""
+        return "needs a container" if self.needs_container and not platform.container else ""
+
+    def may_crash(self, name: str) -> bool:
+        """Say whether the fault may cost a flow run its process."""
+        return self.crashing is not None and re.search(self.crashing, name) is not None
+
+    def says_why(self, message: str) -> bool:
+        """Say whether the message of a run that crashed gives its reason."""
+        return re.search(self.message, message) is not None
+
+    def prepare(self, platform: Platform) -> None:
+        """Arrange what the fault needs; all is well, and nothing runs."""
+
+    def strike(self, load: Load) -> float | None:
+        """Break it; return the time when it broke, by the database's clock, where that was not at once."""
+        raise NotImplementedError
+
+    def restore(self, platform: Platform) -> None:
+        """Take back what was arranged; nothing runs."""
+
+
+class RestartPostgresql(Drill):
+    """What a converge or an update of the package does."""
+
+    name = "restart-postgresql"
+    breaks = "PostgreSQL restarts"
+    batch = "services"
+
+    def strike(self, load: Load) -> None:
+        """Restart it."""
+        load.platform.database.check_output("systemctl restart postgresql")
+
+
+class KillPostmaster(Drill):
+    """What a crash of PostgreSQL does: all connections are gone, and it recovers from its log."""
+
+    name = "kill-postmaster"
+    breaks = "kill -9 of PostgreSQL's postmaster"
+    batch = "services"
+
+    def strike(self, load: Load) -> None:
+        """Kill the postmaster."""
+        load.platform.database.check_output("kill -9 $(head -1 /var/lib/postgresql/*/main/postmaster.pid)")
+
+
+class KillServer(Drill):
+    """Prefect's server dies: what it held in memory is gone."""
+
+    name = "kill-server"
+    breaks = "kill -9 of Prefect's server"
+    batch = "services"
+
+    def strike(self, load: Load) -> None:
+        """Kill the server."""
+        load.platform.server.check_output("kill -9 %s", load.platform.main_pid("prefect-server"))
+
+
+class DiskFull(Drill):
+    """PostgreSQL's file system is full, down to the last block of its log, for a while."""
+
+    name = "disk-full"
+    breaks = "PostgreSQL's file system is full"
+    batch = "services"
+    needs_container = True
+    MOUNT = "/mnt/drill"
+
+    def _data(self, platform: Platform) -> tuple[str, str]:
+        version, cluster, *rest = platform.database.check_output("pg_lsclusters --no-header | head -1").split()
+        return rest[3], f"postgresql@{version}-{cluster}"
+
+    def prepare(self, platform: Platform) -> None:
+        """Move the cluster to a file system of its own, in memory, with little room."""
+        data, unit = self._data(platform)
+        platform.database.check_output(
+            f"systemctl stop {unit} && mkdir -p {self.MOUNT}"
+            f" && mount -t tmpfs -o mode=0755,size=$(($(du -sm {data} | cut -f1) + 200))M drill {self.MOUNT}"
+            f" && cp -a {data} {self.MOUNT}/data && mount --bind {self.MOUNT}/data {data} && systemctl start {unit}"
+        )
+        platform.seconds_until_well()
+
+    def strike(self, load: Load) -> None:
+        """Fill it, and make room again."""
+        database = load.platform.database
+        data, _ = self._data(load.platform)
+        database.run(f"dd if=/dev/zero of={self.MOUNT}/filler bs=4k")
+        try:
+            assert database.check_output(f"df --output=avail {data} | tail -1").strip() == "0"
+            # What is left in its log's files is used up: then nothing can be written any more, and PostgreSQL gives up.
+            write = "SELECT pg_logical_emit_message(false, 'drill', repeat('x', 10000000))"
+            load.platform.wait_until(
+                lambda: (
+                    database.run("runuser --user postgres -- psql -c %s", write).rc != 0
+                    and database.run("pg_isready").rc != 0
+                ),
+                "PostgreSQL is down for want of room",
+            )
+            load.platform.let_pass(FULL_SECONDS)
+        finally:
+            database.check_output(f"rm {self.MOUNT}/filler")
+
+    def restore(self, platform: Platform) -> None:
+        """Move the cluster back."""
+        data, unit = self._data(platform)
+        platform.database.check_output(
+            f"systemctl stop {unit} && umount {data} && cp -a {self.MOUNT}/data {data}.new && rm -r {data}"
+            f" && mv {data}.new {data} && umount {self.MOUNT} && rmdir {self.MOUNT} && systemctl start {unit}"
+        )
+        platform.seconds_until_well()
+
+
+class RestartWorker(Drill):
+    """A restart waits for the flow runs in flight, and takes no new ones."""
+
+    name = "restart-worker"
+    breaks = "systemctl restart prefect-worker"
+    batch = "worker"
+    steps = (20, 25, 25, 25)
+
+    def strike(self, load: Load) -> None:
+        """Restart it, and look how it drains."""
+        platform = load.platform
+        before = platform.main_pid("prefect-worker")
+        platform.worker.check_output("systemctl restart --no-block prefect-worker")
+        status = "systemctl show --property=StatusText --value prefect-worker"
+        platform.wait_until(
+            lambda: re.search(r"(?i)draining.*\d", platform.worker.check_output(status)) is not None,
+            "`systemctl status prefect-worker` says that it drains, and how many runs are left",
+            TROUBLE_SECONDS,
+        )
+        # Who comes meanwhile waits for the new one.
+        load.add("steady", "meanwhile", 1)
+        platform.wait_until(lambda: platform.main_pid("prefect-worker") != before, "the worker has drained")
+
+
+class ReleaseSwitch(Drill):
+    """A changed application is deployed."""
+
+    name = "release-switch"
+    breaks = "a deploy of a changed application"
+    batch = "worker"
+    steps = (20, 90, 90, 90)
+
+    def strike(self, load: Load) -> float:
+        """Deploy; return when `current` was switched."""
+        platform = load.platform
+        before = self._current(platform)
+        with TemporaryDirectory(prefix="drill-") as directory:
+            source = Path(directory) / "source"
+            for name in ("data", "migrations", "requirements", "src"):
+                shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            for name in ("alembic.ini", "prefect.yaml", "pyproject.toml", "run_prefect_flow.py"):
+                shutil.copy(ROOT / name, source / name)
+            (source / "data/sample/drill.txt").write_text(f"{load.session}\n", encoding="utf-8")
+            done = platform.inventory.playbook("playbooks/deploy.yml", "--extra-vars", f"release_source={source}")
+        assert done.returncode == 0, done.stdout
+        assert self._current(platform) != before
+        return float(platform.worker.check_output("stat --format=%.Y /opt/biocirv/current"))
+
+    def restore(self, platform: Platform) -> None:
+        """Go back to the release before."""
+        back = platform.inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
+        assert back.returncode == 0, back.stdout
+
+    @staticmethod
+    def _current(platform: Platform) -> str:
+        return str(platform.worker.check_output("readlink /opt/biocirv/current"))
+
+
+class CutOff(Drill):
+    """The worker, its flow runs with it, and Prefect's server do not reach each other for a while."""
+
+    SECONDS: ClassVar[int]
+
+    def strike(self, load: Load) -> None:
+        """Drop what the worker's account sends there."""
+        platform = load.platform
+        port = urlsplit(str(platform.inventory.value("prefect_api_url"))).port or 443
+        host = platform.worker
+        # A table of its own, with an end of its own: it goes also where the tests do not live to see it.
+        host.check_output(
+            "nft add table inet drill && nft add chain inet drill output '{ type filter hook output priority 0; }'"
+            f" && nft add rule inet drill output meta skuid prefect-worker tcp dport {port} counter drop"
+            f" && systemd-run --quiet --collect --on-active={self.SECONDS} --timer-property=AccuracySec=1s"
+            " nft delete table inet drill"
+        )
+        dropped = "nft list chain inet drill output"
+        platform.wait_until(
+            lambda: re.search(r"packets [1-9]", host.check_output(dropped)) is not None,
+            "the worker tries to reach the server, in vain",
+            self.SECONDS,
+        )
+        platform.wait_until(lambda: host.run(dropped).rc != 0, "the cut is mended", self.SECONDS + TROUBLE_SECONDS)
+
+
+class CutOff60(CutOff):
+    """As long as a server that is moved to another host is away: everything goes on afterwards."""
+
+    name = "cut-off-60"
+    breaks = "the worker cannot reach the server, 60 s"
+    batch = "ends"
+    SECONDS = 60
+    # Some end meanwhile, and cannot say so.
+    steps = (20, 20, 75, 75)
+
+
+class CutOff180(CutOff):
+    """So long that the server must take the runs for dead: then they are, before they run again."""
+
+    name = "cut-off-180"
+    breaks = "the worker cannot reach the server, 180 s"
+    batch = "deaths"
+    SECONDS = 180
+    steps = (20, 20, 150, 200)
+    crashing = "."
+
+
+class PowerCut(Drill):
+    """Everything is gone at once, PostgreSQL too."""
+
+    name = "power-cut"
+    breaks = "power cut of the whole host"
+    batch = "deaths"
+    crashing = "."
+    needs_container = True
+
+    def strike(self, load: Load) -> None:
+        """Kill the container, and boot it."""
+        container = str(load.platform.container)
+        subprocess.run(["docker", "kill", container], check=True, capture_output=True)
+        subprocess.run(["docker", "start", container], check=True, capture_output=True)
+
+
+class KillWorker(Drill):
+    """Its flow runs go with it."""
+
+    name = "kill-worker"
+    breaks = "kill -9 of the worker"
+    batch = "deaths"
+    crashing = "."
+
+    def strike(self, load: Load) -> None:
+        """Kill its main process."""
+        platform = load.platform
+        platform.worker.check_output("kill -9 %s", platform.main_pid("prefect-worker"))
+
+
+class KillWorkerAndFlow(Drill):
+    """Nobody is left who saw the flow run end."""
+
+    name = "kill-worker-and-flow"
+    breaks = "kill -9 of the worker and of a flow run"
+    batch = "deaths"
+    crashing = "."
+
+    def strike(self, load: Load) -> None:
+        """Kill both at once."""
+        platform = load.platform
+        (run,) = (run for run in load.runs() if run.name == load.names[0])
+        pid = str(platform.ask(f"/flow_runs/{run.id}")["infrastructure_pid"]).rpartition(":")[2]
+        platform.worker.check_output(f"kill -9 {int(pid)} {platform.main_pid('prefect-worker')}")
+
+
+class OverLimit(Drill):
+    """The worker stops, and flow runs take longer than it waits for them."""
+
+    crashing = "."
+    message = "(?i)drain|stop"
+    DROP_IN = "/etc/systemd/system/prefect-worker.service.d/drill.conf"
+    VARIABLES = "/etc/biocirv/drill.env"
+
+    def prepare(self, platform: Platform) -> None:
+        """Let the worker wait for a few seconds only; a file, because the unit's own wins over Environment=."""
+        # Two drills share it.
+        platform.worker.check_output(
+            f"test -e {self.DROP_IN} || {{ mkdir -p $(dirname {self.DROP_IN})"
+            f" && echo DRAIN_TIMEOUT={DRAIN_SECONDS} > {self.VARIABLES}"
+            f" && printf '[Service]\\nEnvironmentFile={self.VARIABLES}\\n' > {self.DROP_IN}"
+            " && systemctl daemon-reload && systemctl restart prefect-worker; }"
+        )
+
+    def strike(self, load: Load) -> None:
+        """Stop and start it; what ran is gone in between."""
+        worker = load.platform.worker
+        start = time.monotonic()
+        worker.check_output("systemctl stop prefect-worker")
+        took = time.monotonic() - start
+        left = worker.run("pgrep --uid prefect-worker").stdout.split()
+        worker.check_output("systemctl start prefect-worker")
+        assert left == [], f"the worker has stopped, and left {left}"
+        assert DRAIN_SECONDS <= took < DRAIN_SECONDS + TROUBLE_SECONDS, f"it stopped after {took:.0f} s"
+
+    def restore(self, platform: Platform) -> None:
+        """Take that back."""
+        platform.worker.check_output(
+            f"! test -e {self.DROP_IN} || {{ rm {self.DROP_IN} {self.VARIABLES}"
+            f" && rmdir $(dirname {self.DROP_IN}) && systemctl daemon-reload && systemctl restart prefect-worker; }}"
+        )
+
+
+class StopWorkerOverLimit(OverLimit):
+    """They are ended, say so, and run again."""
+
+    name = "stop-worker-over-limit"
+    breaks = f"systemctl stop prefect-worker, runs longer than the {DRAIN_SECONDS} s that it waits"
+    batch = "ends"
+    steps = (30, 30, 30, 30)
+
+
+class IgnoreSigterm(OverLimit):
+    """They do not listen."""
+
+    name = "ignore-sigterm"
+    breaks = "the same, and the runs ignore SIGTERM"
+    batch = "ends"
+    kind = "stubborn"
+    steps = (40, 40, 40)
+
+
+class EatMemory(Drill):
+    """One flow run takes all memory that there is: it ends, and nobody else."""
+
+    name = "eat-memory"
+    breaks = "a flow run takes all memory"
+    batch = "ends"
+    crashing = "hungry"
+    needs_container = True
+
+    def strike(self, load: Load) -> None:
+        """Limit the memory until the run that eats has ended."""
+        platform = load.platform
+        container = docker.from_env().containers.get(str(platform.container))
+        statistics = container.stats(stream=False)
+        assert isinstance(statistics, dict)
+        memory = statistics["memory_stats"]
+        # What the kernel's caches hold it gives away before it ends anybody.
+        caches = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))
+        limit = memory["usage"] - caches + ALLOWANCE
+        container.update(mem_limit=limit, memswap_limit=limit)
+        try:
+            load.add("hungry", "hungry", 1, megabytes=HUNGER)
+            key = load.names[-1]
+            platform.wait_until(
+                lambda: any(run.name == key and run.has_ended for run in load.runs()),
+                "the hungry run has ended",
+                150,
+            )
+        finally:
+            total = int(docker.from_env().info()["MemTotal"])
+            container.update(mem_limit=total, memswap_limit=-1)
+
+
+class ClockJump(Drill):
+    """The clock of server and worker is an hour ahead from one moment to the next, as after a suspended machine."""
+
+    name = "clock-jump"
+    breaks = "the clock jumps an hour ahead"
+    batch = "clock"
+    LIBRARY = "/usr/lib/*/faketime/libfaketime.so.1"
+    CLOCK = "/etc/biocirv-drill-clock"
+    UNITS = ("prefect-server", "prefect-worker")
+
+    def unavailable(self, platform: Platform) -> str:
+        """Return that the library is not there, where it is not."""
+        missing = any(host.run(f"ls {self.LIBRARY}").rc != 0 for host in platform.hosts)
+        return "needs the package libfaketime on the hosts" if missing else ""
+
+    def prepare(self, platform: Platform) -> None:
+        """Restart both with a clock that can be set."""
+        self._set(platform, 0)
+        for host in platform.hosts:
+            library = host.check_output(f"ls {self.LIBRARY}")
+            variables = {
+                "LD_PRELOAD": library,
+                "FAKETIME_TIMESTAMP_FILE": self.CLOCK,
+                "FAKETIME_CACHE_DURATION": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+            text = "[Service]\\n" + "".join(f"Environment={name}={value}\\n" for name, value in variables.items())
+            for unit in self._units(host):
+                directory = f"/etc/systemd/system/{unit}.service.d"
+                host.check_output(f"mkdir -p {directory} && printf '{text}' > {directory}/drill.conf")
+        self._restart(platform)
+
+    def strike(self, load: Load) -> None:
+        """Set it; a run that starts afterwards shows it."""
+        self._set(load.platform, JUMP)
+        # Seen by the server, in the time that it notes.
+        load.add("steady", "afterwards", 1)
+        name = load.names[-1]
+        load.platform.wait_until(
+            lambda: any(
+                run.name == name and run.started is not None and run.started > load.platform.now() + JUMP / 2
+                for run in load.runs()
+            ),
+            "a flow run starts in an hour from now",
+            TROUBLE_SECONDS,
+        )
+
+    def restore(self, platform: Platform) -> None:
+        """Restart both by the host's clock."""
+        for host in platform.hosts:
+            for unit in self._units(host):
+                directory = f"/etc/systemd/system/{unit}.service.d"
+                host.check_output(f"rm -f {directory}/drill.conf && rmdir --ignore-fail-on-non-empty {directory}")
+        self._restart(platform)
+        for host in platform.hosts:
+            host.check_output(f"rm {self.CLOCK}")
+
+    def _set(self, platform: Platform, seconds: int) -> None:
+        platform.put(f"+{seconds}\n", self.CLOCK)
+
+    def _units(self, host: object) -> list[str]:
+        return [unit for unit in self.UNITS if host.run(f"systemctl cat {unit}").rc == 0]  # type: ignore[attr-defined]
+
+    def _restart(self, platform: Platform) -> None:
+        for host in platform.hosts:
+            host.check_output(f"systemctl daemon-reload && systemctl restart {' '.join(self._units(host))}")
+        platform.seconds_until_well()
+
+
+DRILLS: dict[str, Drill] = {
+    drill.name: drill
+    for drill in (
+        RestartPostgresql(),
+        KillPostmaster(),
+        KillServer(),
+        DiskFull(),
+        RestartWorker(),
+        ReleaseSwitch(),
+        # What crashes at once runs again after a minute: by then the cut has begun, which hurts no flow run.
+        StopWorkerOverLimit(),
+        IgnoreSigterm(),
+        EatMemory(),
+        CutOff60(),
+        # What is found dead by its silence runs again after two minutes: in the cut, or after it.
+        PowerCut(),
+        KillWorker(),
+        KillWorkerAndFlow(),
+        CutOff180(),
+        ClockJump(),
+    )
+}

@@ -1,0 +1,311 @@
+"""Load: flow runs in flight while something breaks, and what has become of them afterwards, told from two sides.
+
+What Prefect says comes from its API; what was done comes from the tables ``drill.attempt`` and ``drill.step`` that the
+drills' flows write themselves, and from ``etl_run``, which the ETL writes.
+"""
+
+# ruff: noqa: S608 - the names and ids in the statements are the drills' own
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from tests.drills.hosts import literals, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.drills.hosts import Platform
+
+DIRECTORY = "/opt/biocirv-drills"
+FLOWS = {"steady": "Drill: steady", "stubborn": "Drill: stubborn", "hungry": "Drill: hungry"}
+MASTER = "Master%20ETL%20Flow/master-etl-deployment"
+SUB_FLOWS = 5
+TABLES = ("primary_product", "analysis_types", "field_sample", "experiment", "observation")
+SAMPLE_DATA = "/opt/biocirv/current/work/data/sample"
+# What replaces a run that crashed has its name, and this.
+RETRY = "-retry"
+ENDED = frozenset(("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
+START_SECONDS = 120
+SCHEMA = """
+    DROP SCHEMA IF EXISTS drill CASCADE;
+    CREATE SCHEMA drill;
+    CREATE TABLE drill.attempt (
+        id uuid PRIMARY KEY, flow_run_id uuid NOT NULL, key text NOT NULL, pid integer NOT NULL,
+        started timestamptz NOT NULL DEFAULT clock_timestamp(), finished timestamptz);
+    CREATE TABLE drill.step (
+        attempt_id uuid NOT NULL REFERENCES drill.attempt, task_run_id uuid NOT NULL,
+        done timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (attempt_id, task_run_id));
+    GRANT USAGE ON SCHEMA drill TO biocirv_write;
+    GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA drill TO biocirv_write;
+"""
+# Steps of a run that is run again: it need not last.
+STEPS_AGAIN = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """A flow run, as the API has it."""
+
+    id: str
+    name: str
+    state: str
+    message: str
+    started: float | None
+    ended: float | None
+
+    @classmethod
+    def of(cls, answer: dict[str, Any]) -> Run:
+        """Return what the API's answer says."""
+        state = answer["state"] or {"type": "PENDING", "message": None}
+        times = [moment(answer[name]) if answer[name] else None for name in ("start_time", "end_time")]
+        return cls(answer["id"], answer["name"], state["type"], state["message"] or "", *times)
+
+    @property
+    def has_ended(self) -> bool:
+        """Say whether it is in a terminal state."""
+        return self.state in ENDED
+
+    @property
+    def has_crashed(self) -> bool:
+        """Say whether its process died."""
+        return self.state == "CRASHED"
+
+    def __str__(self) -> str:
+        """Return name and state for people."""
+        return f"{self.name} {self.state.capitalize()}{f' ({self.message[:200]})' if self.message else ''}"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One process's try at a flow run, as it noted it; times in seconds of the database's clock."""
+
+    id: str
+    flow_run: str
+    key: str
+    started: float
+    last_sign: float
+    is_finished: bool
+    steps: frozenset[str]
+
+
+@dataclass(frozen=True)
+class EtlRun:
+    """What the ETL noted of a sub-flow run."""
+
+    flow: str
+    flow_run: str
+    status: str
+    read: int
+    accounted: int
+    rejected: int
+    rejected_rows: int
+
+    @property
+    def does_not_add_up(self) -> bool:
+        """Say whether it is neither a failure nor an account of every row."""
+        adds_up = self.read == self.accounted > 0 and self.rejected == self.rejected_rows
+        return self.status == "running" or (self.status == "completed" and not adds_up)
+
+
+@dataclass
+class Load:
+    """Flow runs that a drill started, by name; their sub-flow runs and those that replace them belong to them."""
+
+    field: Field
+    drill: str
+    names: list[str] = dataclasses.field(default_factory=list)
+    masters: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def platform(self) -> Platform:
+        """Return where it runs."""
+        return self.field.platform
+
+    @property
+    def session(self) -> str:
+        """Return what is in the names of all runs of this session, and of no other."""
+        return self.field.session
+
+    def runs(self) -> list[Run]:
+        """Return the runs, those included that replace others."""
+        return self.field.runs([self])
+
+    def add(self, kind: str, name: str, steps: int, **parameters: object) -> None:
+        """Start one more run."""
+        full = f"{self.drill}-{name}-{self.session}"
+        self.names.append(full)
+        self.field.create(kind, full, {"key": full, "steps": steps, "steps_again": STEPS_AGAIN, **parameters})
+
+    def add_master(self, deployment: str) -> None:
+        """Start a run of the master flow."""
+        self.masters.append(f"{self.drill}-etl-{self.session}")
+        self.field.create(deployment, self.masters[-1], {})
+
+
+class Field:
+    """Where loads run: the drills' deployments and tables, for one session of tests."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.session = uuid4().hex[:6]
+        self.rows: dict[str, int] = {}
+        self._deployments: dict[str, str] = {}
+        self._first_etl_run = 0
+        source = platform.inventory.value("flow_environment").get("ETL_SOURCE_DIRECTORY", "")
+        # On a host whose data may be somebody's, nothing is removed: a row that is lost there is one that was not new.
+        self._may_truncate = platform.container is not None and source == SAMPLE_DATA
+
+    def prepare(self) -> None:
+        """Make tables and deployments; learn, by a master run that nothing disturbs, which rows there should be."""
+        ask = self.platform.ask
+        self.platform.sql(SCHEMA)
+        self.platform.put((Path(__file__).parent / "flows.py").read_text(encoding="utf-8"), f"{DIRECTORY}/flows.py")
+        master = ask(f"/deployments/name/{MASTER}")
+        self._deployments["master"] = master["id"]
+        # The same flow without a limit: a run that died, and is not known to be dead yet, holds its place in the other.
+        self._deploy("etl", master["flow_id"], master["entrypoint"], master["pull_steps"])
+        pull = [{"prefect.deployments.steps.set_working_directory": {"directory": DIRECTORY}}]
+        for name, flow in FLOWS.items():
+            self._deploy(name, ask("/flows/", {"name": flow})["id"], f"flows.py:{name}", pull)
+        self._first_etl_run = int(self.platform.sql("SELECT coalesce(max(id), 0) FROM etl_run")[0][0])
+        load = Load(self, "undisturbed")
+        load.add_master("master")
+        self.platform.wait_until(lambda: self.is_settled(load), "an undisturbed master run ends", START_SECONDS)
+        (run,) = self.runs([load])
+        assert run.state == "COMPLETED", f"undisturbed: {run}"
+        self.rows = self.count()
+
+    def _deploy(self, name: str, flow: str, entrypoint: str, pull: object) -> None:
+        deployment = {
+            "name": f"drill-{name}",
+            "flow_id": flow,
+            "entrypoint": entrypoint,
+            "pull_steps": pull,
+            "work_pool_name": self.platform.pool,
+            "enforce_parameter_schema": False,
+        }
+        self._deployments[name] = self.platform.ask("/deployments/", deployment)["id"]
+
+    def clear(self) -> None:
+        """Remove tables, deployments and files; the flow runs stay, to be looked at."""
+        for name, deployment in self._deployments.items():
+            if name != "master":
+                self.platform.delete(f"/deployments/{deployment}")
+        self.platform.sql("DROP SCHEMA IF EXISTS drill CASCADE")
+        for host in self.platform.hosts:
+            host.check_output(f"rm -rf {DIRECTORY}")
+
+    def start(self, load: Load, kind: str, steps: Iterable[int], *, is_fresh: bool) -> None:
+        """Start a run for each number of steps, and a master run; return when all are being executed.
+
+        ``is_fresh`` says that no other load's master run is under way, or dead and not yet known to be.
+        """
+        for number, count in enumerate(steps, 1):
+            load.add(kind, f"{kind}-{number}", count)
+        self.platform.wait_until(
+            lambda: {attempt.key for attempt in self.attempts([load]) if attempt.steps} == set(load.names),
+            f"the flow runs of {load.drill} are under way",
+            START_SECONDS,
+        )
+        if self._may_truncate and is_fresh:
+            # What is there already could not be lost.
+            self.platform.sql(f"TRUNCATE {', '.join(TABLES)}")
+        load.add_master("master" if is_fresh else "etl")
+        self.platform.wait_until(
+            lambda: any(run.name in load.masters and run.state == "RUNNING" for run in self.runs([load])),
+            f"the master run of {load.drill} is under way",
+            START_SECONDS,
+        )
+
+    def create(self, deployment: str, name: str, parameters: dict[str, object]) -> None:
+        """Create a flow run; once, where the answer was lost and the client asks again."""
+        body = {"name": name, "parameters": parameters, "idempotency_key": name}
+        self.platform.ask(f"/deployments/{self._deployments[deployment]}/create_flow_run", body)
+
+    def runs(self, loads: Iterable[Load]) -> list[Run]:
+        """Return the runs of loads, those included that replace others."""
+        names = {name for load in loads for name in [*load.names, *load.masters]}
+        found = self._find({"name": {"like_": self.session}})
+        return [run for run in found if run.name.removesuffix(RETRY) in names]
+
+    def sub_runs(self, runs: Iterable[Run]) -> list[Run]:
+        """Return the sub-flow runs of runs."""
+        return self._find({"parent_flow_run_id": {"any_": [run.id for run in runs]}})
+
+    def _find(self, flow_runs: dict[str, Any]) -> list[Run]:
+        return [Run.of(answer) for answer in self.platform.all_of("flow_runs", flow_runs=flow_runs, sort="ID_DESC")]
+
+    def task_runs(self, runs: Iterable[Run]) -> list[dict[str, Any]]:
+        """Return the records of the task runs of flow runs."""
+        flow_runs = {"id": {"any_": [run.id for run in runs]}}
+        return self.platform.all_of("task_runs", flow_runs=flow_runs, sort="ID_DESC")
+
+    def attempts(self, loads: Iterable[Load]) -> list[Attempt]:
+        """Return what the drills' flows noted, oldest attempt first."""
+        keys = literals(name for load in loads for name in load.names)
+        rows = self.platform.sql(
+            f"""
+            SELECT attempt.id, flow_run_id, key, extract(epoch FROM started),
+                   extract(epoch FROM greatest(started, max(done), finished)), finished IS NOT NULL,
+                   coalesce(string_agg(task_run_id::text, ' '), '')
+              FROM drill.attempt LEFT JOIN drill.step ON attempt_id = attempt.id
+             WHERE key IN ({keys}) GROUP BY attempt.id ORDER BY started
+            """
+        )
+        return [
+            Attempt(id_, run, key, float(started), float(last), finished == "t", frozenset(steps.split()))
+            for id_, run, key, started, last, finished, steps in rows
+        ]
+
+    def etl_runs(self) -> list[EtlRun]:
+        """Return the rows of ``etl_run`` of this session."""
+        rows = self.platform.sql(
+            f"""
+            SELECT flow, flow_run_id, status, read, inserted + updated + unchanged + rejected, rejected,
+                   (SELECT count(*) FROM rejected_row WHERE etl_run_id = etl_run.id)
+              FROM etl_run WHERE id > {self._first_etl_run} ORDER BY id
+            """
+        )
+        return [EtlRun(flow, run, status, *map(int, counts)) for flow, run, status, *counts in rows]
+
+    def count(self) -> dict[str, int]:
+        """Return how many rows each table has."""
+        return {table: int(self.platform.sql(f"SELECT count(*) FROM {table}")[0][0]) for table in TABLES}
+
+    def is_settled(self, load: Load) -> bool:
+        """Say whether everything has ended, and whatever crashed has been replaced."""
+        runs = self.runs([load])
+        names = {run.name for run in runs}
+        replaced = all(run.name.endswith(RETRY) or f"{run.name}{RETRY}" in names for run in runs if run.has_crashed)
+        ended = all(run.has_ended for run in runs) and all(run.has_ended for run in self.sub_runs(runs))
+        # The one that comes next says of a dead ETL run that it is dead.
+        return replaced and ended and all(run.status != "running" for run in self.etl_runs())
+
+    def has_loaded(self, load: Load) -> bool:
+        """Say whether the ETL of a load has completed, sub-flow runs and all."""
+        return all(run.state == "COMPLETED" for run in self.runs([load]) if run.name in load.masters)
+
+    def is_recorded(self, load: Load) -> bool:
+        """Say whether every task that the drills' flows noted has a record, and no record is left open."""
+        runs = self.runs([load])
+        masters = [run for run in runs if run.name.removesuffix(RETRY) in load.masters]
+        sub_runs = self.sub_runs(masters)
+        states = {record["id"]: record["state_type"] for record in self.task_runs([*runs, *sub_runs])}
+        noted = {step for attempt in self.attempts([load]) for step in attempt.steps}
+        completed = [run for run in masters if run.state == "COMPLETED"]
+        return (
+            noted <= states.keys() and ENDED.issuperset(states.values()) and len(sub_runs) >= SUB_FLOWS * len(completed)
+        )
+
+    def put_an_end_to(self, loads: list[Load]) -> None:
+        """Cancel what goes on after a drill has failed, so that the next one begins with nothing in flight."""
+        runs = self.runs(loads)
+        for run in [*runs, *self.sub_runs(runs)]:
+            if not run.has_ended:
+                state = {"type": "CANCELLED", "message": "The drill that it was part of is over"}
+                self.platform.ask(f"/flow_runs/{run.id}/set_state", {"state": state, "force": True})
