@@ -1,4 +1,4 @@
-"""What goes away comes back by itself: a killed proxy, a reboot, a new container; tests/drills breaks more, under load."""
+"""What goes away comes back by itself: a killed proxy, a reboot, a new container; tests/drills breaks more."""
 
 import subprocess
 import time

@@ -90,6 +90,7 @@ def _prepare() -> str:
             "prefect.flow_engine",
             "prefect.task_engine",
             "prefect.workers.process",
+            "biocirv_worker.flow_run",
             "biocirv_worker.outbox",
         ]
     )
