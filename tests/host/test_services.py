@@ -56,8 +56,9 @@ def test_process_runs_from_the_current_release(request: pytest.FixtureRequest, u
     pid = properties(host, unit, "MainPID")["MainPID"]
     current = host.check_output("readlink --canonicalize /opt/biocirv/current")
     assert current.startswith("/opt/biocirv/releases/")
-    # By the link, where a switch leads it to the next release's modules.
-    assert host.check_output("tr '\\0' ' ' < /proc/%s/cmdline", pid).startswith("/opt/biocirv/current/env/bin/python ")
+    # The server by the link, so that a switch need not restart it; a worker stays with the release that it began with.
+    begins = {"prefect-server": "/opt/biocirv/current", "prefect-worker": current}[unit]
+    assert host.check_output("tr '\\0' ' ' < /proc/%s/cmdline", pid).startswith(f"{begins}/env/bin/python ")
 
 
 @pytest.mark.parametrize("unit", [*UNITS, "biocirv-migrations", "biocirv-deployments", "prefect-server-schema"])

@@ -1,0 +1,633 @@
+"""The worker of the role prefect_worker, as the program it is, with a real server and real flow runs."""
+
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterParentFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.states import Cancelling, Crashed
+
+from tests.integration.worker_application.notes import read_notes
+from tests.integration.worker_program import APPLICATION, HASTY, WorkerProgram, children, command, is_alive, wait_until
+
+Note = dict[str, Any]
+
+
+class Pool:
+    """Deployments of the application in one work pool, each with flow runs that note into one directory."""
+
+    def __init__(self, client: SyncPrefectClient, name: str, worker: WorkerProgram) -> None:
+        self._client = client
+        self.name = name
+        self.worker = worker
+
+    def deploy(self, entrypoint: str, **job_variables: object) -> UUID:
+        """Register a deployment of its own."""
+        name = entrypoint.partition(":")[2]
+        return self._client.create_deployment(
+            self._client.create_flow_from_name(name),
+            f"{name}-{uuid4()}",
+            entrypoint=entrypoint,
+            pull_steps=[
+                {"prefect.deployments.steps.set_working_directory": {"directory": str(APPLICATION)}},
+            ],
+            work_pool_name=self.name,
+            job_variables=job_variables,
+        )
+
+    def start(
+        self,
+        entrypoint: str,
+        notes: Path,
+        *,
+        key: str = "",
+        environment: dict[str, str] | None = None,
+        **variables: object,
+    ) -> UUID:
+        """Ask for a run of a deployment of its own; ``variables`` are the deployment's, ``environment`` the run's."""
+        return self._client.create_flow_run_from_deployment(
+            self.deploy(entrypoint, **variables),
+            parameters={"notes": str(notes)},
+            idempotency_key=key or str(uuid4()),
+            job_variables={"env": environment} if environment else None,
+        ).id
+
+    def read(self, run: UUID) -> tuple[FlowRun, State[Any]]:
+        """Return a flow run and its state."""
+        flow_run = self._client.read_flow_run(run)
+        assert flow_run.state
+        return flow_run, flow_run.state
+
+    def wait_for_end(self, run: UUID) -> State[Any]:
+        """Return a flow run's final state."""
+
+        def final() -> State[Any] | None:
+            state = self.read(run)[1]
+            return state if state.is_final() else None
+
+        return self.worker.wait_until(final, f"the end of {run}") or pytest.fail("unreachable")
+
+    def notes(self, directory: Path, kind: str, number: int = 1) -> list[Note]:
+        """Return the notes of a kind when there are so many."""
+        return self.worker.wait_until(
+            lambda: notes if len(notes := read_notes(directory, kind)) >= number else [], f"{number} notes: {kind}"
+        )
+
+    def note(self, directory: Path, kind: str) -> Note:
+        """Return the only note of a kind."""
+        (note,) = self.notes(directory, kind)
+        return note
+
+    def runs_of_deployment(self, run: UUID) -> list[FlowRun]:
+        """Return all flow runs of a flow run's deployment: the successors of the only one that a test asked for."""
+        deployment = self.read(run)[0].deployment_id
+        assert deployment
+        return self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+        )
+
+    def successor(self, run: UUID) -> FlowRun:
+        """Return the flow run that runs a crashed one again, when there is one."""
+
+        def others() -> list[FlowRun]:
+            return [other for other in self.runs_of_deployment(run) if other.id != run]
+
+        (successor,) = self.worker.wait_until(others, f"a successor of {run}")
+        return successor
+
+
+@pytest.fixture(scope="module")
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+    """Return a client of the server."""
+    with SyncPrefectClient(prefect_server) as client:
+        yield client
+
+
+class Programs:
+    """Starts workers, which end with the tests that started them."""
+
+    def __init__(self, client: SyncPrefectClient, api_url: str, directory: Path, stack: ExitStack) -> None:
+        self._client, self._api_url, self._directory, self._stack = client, api_url, directory, stack
+
+    def start(self, pool: str, *options: str, **changes: Any) -> WorkerProgram:  # noqa: ANN401 - the program's fields
+        """Start one; it may not be ready yet."""
+        changes.setdefault("name", f"worker-of-{pool}")
+        directory = self._directory / changes["name"]
+        return self._stack.enter_context(
+            WorkerProgram(directory, changes.pop("api_url", self._api_url), pool, *options, **changes)
+        )
+
+    def pool(self, *workers: WorkerProgram) -> Pool:
+        """Return the pool of some workers, when they are ready."""
+        for worker in workers:
+            worker.wait_until_ready()
+        return Pool(self._client, workers[0].pool, workers[0])
+
+
+@pytest.fixture
+def programs(client: SyncPrefectClient, prefect_server: str, tmp_path: Path) -> Iterator[Programs]:
+    """Return what starts workers for one test."""
+    with ExitStack() as stack:
+        yield Programs(client, prefect_server, tmp_path, stack)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    client: SyncPrefectClient, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, list[WorkerProgram]]]:
+    """Return workers for several tests, all started at once: one as it is, and two hasty ones of one pool."""
+    with ExitStack() as stack:
+        programs = Programs(client, prefect_server, tmp_path_factory.mktemp("workers"), stack)
+        yield {
+            "plain": [programs.start("plain")],
+            "hasty": [programs.start("hasty", name=name, seconds=HASTY) for name in ("first", "second")],
+        }
+
+
+@pytest.fixture
+def plain(shared: dict[str, list[WorkerProgram]], client: SyncPrefectClient) -> Pool:
+    """Return the pool of a worker as it is."""
+    (worker,) = shared["plain"]
+    worker.wait_until_ready()
+    return Pool(client, worker.pool, worker)
+
+
+@pytest.fixture
+def pair(shared: dict[str, list[WorkerProgram]]) -> list[WorkerProgram]:
+    """Return two hasty workers that see to one pool."""
+    for worker in shared["hasty"]:
+        worker.wait_until_ready()
+    return shared["hasty"]
+
+
+@pytest.fixture
+def hasty(pair: list[WorkerProgram], client: SyncPrefectClient) -> Pool:
+    """Return the pool of two hasty workers."""
+    return Pool(client, pair[0].pool, pair[0])
+
+
+@pytest.fixture(scope="module")
+def two_reports(
+    shared: dict[str, list[WorkerProgram]], client: SyncPrefectClient, tmp_path_factory: pytest.TempPathFactory
+) -> list[Note]:
+    """Return what two forks say of themselves, that were asked for at once."""
+    (worker,) = shared["plain"]
+    worker.wait_until_ready()
+    pool, notes = Pool(client, worker.pool, worker), tmp_path_factory.mktemp("reports")
+    runs = [pool.start("flows.py:report", notes) for _ in range(2)]
+    assert [pool.wait_for_end(run).name for run in runs] == ["Completed"] * 2
+    return pool.notes(notes, "report", 2)
+
+
+# What a fork has from its parent.
+
+
+def _says(worker: WorkerProgram, text: str) -> bool:
+    return text in worker.log
+
+
+def test_a_fork_begins_with_one_thread(two_reports: list[Note]) -> None:
+    """The flow itself, later, has more: Prefect's."""
+    for report in two_reports:
+        assert (report["at_start"]["threads"], report["now"]["threads"] > 1) == (1, True)
+        assert report["at_start"]["python threads"] == ["MainThread"]
+
+
+def test_a_fork_begins_without_connections(two_reports: list[Note]) -> None:
+    """Neither sockets nor HTTP clients; its pipes are those of multiprocessing, to its parent and the worker."""
+    for report in two_reports:
+        before, later = report["at_start"], report["now"]
+        assert before["clients"] == []
+        assert later["clients"] != []
+        assert set(before["descriptors"]) <= {"pipe"}
+        # The parent's end, and those of the fork server and of the resource tracker that each child gets.
+        assert len(before["descriptors"]) <= 3
+        assert {"socket", "anon_inode"} <= set(later["descriptors"])
+
+
+def test_a_fork_begins_without_event_loops_and_prefect_s_services(two_reports: list[Note]) -> None:
+    """No loop, no queue of logs or events of its parent, which would never be worked off there."""
+    for report in two_reports:
+        before, later = report["at_start"], report["now"]
+        assert (before["loops"], before["services"]) == ([], [])
+        assert later["loops"] != []
+        assert later["services"] != []
+
+
+def test_two_forks_draw_different_random_numbers(two_reports: list[Note]) -> None:
+    first, second = (report["at_start"] for report in two_reports)
+
+    assert first["random"] != second["random"]
+    assert first["uuid"] != second["uuid"]
+
+
+def test_forks_are_of_one_process_with_one_thread(plain: Pool, two_reports: list[Note]) -> None:
+    """It is the worker's child, not the worker, whose threads would be lost in the middle of something."""
+    for report in two_reports:
+        assert report["parent"]["pid"] == plain.worker.fork_server()
+        assert "multiprocessing.forkserver" in " ".join(report["parent"]["command"])
+        assert report["parent"]["threads"] == 1
+
+
+def test_forks_find_prefect_and_the_application_imported(two_reports: list[Note]) -> None:
+    for report in two_reports:
+        assert report["at_start"]["prefect.flow_engine"] is True
+        assert report["at_start"]["imported by"] == report["parent"]["pid"]
+    assert len({report["at_start"]["token"] for report in two_reports}) == 1
+
+
+def test_a_library_that_starts_a_thread_is_left_to_the_flow_runs(plain: Pool, tmp_path: Path) -> None:
+    """It is imported by the fork, where its thread lives."""
+    run = plain.start("with_a_thread.py:with_a_thread", tmp_path)
+
+    assert plain.wait_for_end(run).name == "Completed"
+    note = plain.note(tmp_path, "with a thread")
+    assert note["ppid"] == plain.worker.fork_server()
+    assert note["imported_by"] == note["pid"]
+    assert "of a library" in note["alive"]
+
+
+def test_an_application_that_cannot_be_imported_says_so_in_the_flow_run(plain: Pool, tmp_path: Path) -> None:
+    """The worker has tried to import it, too, and goes on."""
+    run = plain.start("broken.py:broken", tmp_path)
+
+    state = plain.wait_for_end(run)
+    assert state.name in ("Failed", "Crashed")
+    assert "This application is broken on purpose" in f"{state.message} {plain.worker.log}"
+
+
+# Flow runs that cannot be forks.
+
+
+def test_what_prefect_reads_when_it_is_imported_gets_a_fresh_process(plain: Pool, tmp_path: Path) -> None:
+    """A setting of Prefect's in the deployment; or a command."""
+    setting, command_ = tmp_path / "setting", tmp_path / "command"
+    for directory in (setting, command_):
+        directory.mkdir()
+    runs = [
+        plain.start("flows.py:report", setting, env={"PREFECT_LOGGING_LEVEL": "WARNING"}),
+        plain.start("flows.py:report", command_, command=f"{sys.executable} -I -m prefect.engine"),
+    ]
+
+    assert [plain.wait_for_end(run).name for run in runs] == ["Completed"] * 2
+    reports = [plain.note(directory, "report") for directory in (setting, command_)]
+    for report in reports:
+        assert report["parent"]["pid"] == plain.worker.process.pid
+        assert report["at_start"] == {}
+    assert [report["level"] for report in reports] == ["WARNING", None]
+
+
+def test_a_worker_without_forks_runs_flow_runs(programs: Programs, tmp_path: Path) -> None:
+    pool = programs.pool(programs.start("without-forks", "--no-forks"))
+
+    run = pool.start("flows.py:report", tmp_path)
+
+    assert pool.wait_for_end(run).name == "Completed"
+    assert pool.note(tmp_path, "report")["parent"]["pid"] == pool.worker.process.pid
+    assert not [pid for pid in children(pool.worker.process.pid) if "forkserver" in command(pid)]
+
+
+def test_flow_runs_start_after_the_process_that_forks_was_killed(programs: Programs, tmp_path: Path) -> None:
+    pool = programs.pool(programs.start("killed-forks"))
+    before = pool.worker.fork_server()
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: not is_alive(before), "the end of the process that forks")
+
+    run = pool.start("flows.py:report", tmp_path)
+
+    assert pool.wait_for_end(run).name == "Completed"
+    assert pool.note(tmp_path, "report")["parent"]["pid"] not in (before, pool.worker.process.pid)
+
+
+# Cancellation and crashes.
+
+
+def test_a_cancelled_flow_run_ends_and_its_hook_runs_once(
+    plain: Pool, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """The hook runs neither in the worker nor in the flow run's process, which may be beyond help."""
+    run = plain.start("flows.py:waits", tmp_path)
+    process = plain.note(tmp_path, "waits")["pid"]
+
+    client.set_flow_run_state(run, Cancelling())
+
+    assert plain.wait_for_end(run).name == "Cancelled"
+    assert not is_alive(process)
+    (hook,) = read_notes(tmp_path, "cancelled")
+    assert hook["flow_run"] == str(run)
+    assert hook["pid"] not in (process, plain.worker.process.pid)
+    assert read_notes(tmp_path, "crashed") == []
+
+
+def test_a_killed_flow_run_is_crashed_at_once_and_runs_again_once(
+    hasty: Pool, pair: list[WorkerProgram], tmp_path: Path
+) -> None:
+    """Though two workers see the crash. Its hook runs in a process of its own."""
+    run = hasty.start("flows.py:waits", tmp_path)
+    process = hasty.note(tmp_path, "waits")["pid"]
+    wait_until(lambda: hasty.read(run)[0].infrastructure_pid == str(process), "the process in the flow run")
+    os.kill(process, signal.SIGKILL)
+
+    state = hasty.wait_for_end(run)
+    assert state.name == "Crashed"
+    # Not for want of heartbeats.
+    assert "Process exited with status code: -9" in str(state.message)
+    hook = hasty.note(tmp_path, "crashed")
+    assert hook["flow_run"] == str(run)
+    assert hook["pid"] not in (process, *(worker.process.pid for worker in pair))
+
+    first = hasty.read(run)[0]
+    for worker in pair:
+        worker.wait_until(partial(_says, worker, f"({run}) crashed, and is run again as"), "the second one's turn")
+    again = hasty.successor(run)
+    assert all(f"({run}) crashed, and is run again as {again.id}" in worker.log for worker in pair)
+    assert again.idempotency_key == f"crash-retry-1-of-{run}"
+    assert again.parameters == first.parameters
+    assert again.name == f"{first.name}-retry"
+    assert again.state
+    assert again.state.type == StateType.SCHEDULED
+    assert again.state.state_details.scheduled_time
+    assert again.state.state_details.scheduled_time >= state.timestamp + timedelta(seconds=60)
+    assert len(read_notes(tmp_path, "crashed")) == 1
+
+
+def test_task_and_sub_flow_runs_crash_with_their_flow_run(
+    hasty: Pool, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """None of them is Running for ever."""
+    run = hasty.start("flows.py:family", tmp_path)
+    process = hasty.notes(tmp_path, "part", 2)[0]["pid"]
+
+    def descendants() -> tuple[list[FlowRun], list[TaskRun]]:
+        sub_flows = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
+        )
+        family = [run, *(sub_flow.id for sub_flow in sub_flows)]
+        tasks = client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=family)))
+        return sub_flows, tasks
+
+    def states() -> list[str | None]:
+        return [member.state_name for members in descendants() for member in members]
+
+    # The sub-flow and its task run in the parent, the task beside it, and the sub-flow's.
+    hasty.worker.wait_until(lambda: states() == ["Running"] * 4, "four records that are Running")
+    os.kill(process, signal.SIGKILL)
+
+    assert hasty.wait_for_end(run).name == "Crashed"
+    hasty.worker.wait_until(lambda: "Running" not in states(), "none that is Running")
+    assert states() == ["Crashed"] * 4
+    assert hasty.successor(run).idempotency_key == f"crash-retry-1-of-{run}"
+    # A sub-flow is run again by its parent alone.
+    assert [sub_flow.deployment_id for sub_flow in descendants()[0]] == [None]
+
+
+def test_records_of_task_runs_outlive_the_process_that_could_not_send_them(
+    hasty: Pool, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """The worker sends them from the outbox, which is empty afterwards."""
+    run = hasty.start("flows.py:unheard", tmp_path)
+    assert hasty.wait_for_end(run).name == "Completed"
+    assert hasty.notes(tmp_path, "lost")
+
+    def records() -> list[TaskRun]:
+        return client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run])))
+
+    hasty.worker.wait_until(lambda: [record.state_name for record in records()] == ["Completed"], "the record")
+    wait_until(lambda: not list(tmp_path.parent.rglob(f"outbox/{run}-*")), "an empty outbox")
+
+
+def test_how_often_a_flow_run_is_run_again(hasty: Pool, pair: list[WorkerProgram], tmp_path: Path) -> None:
+    """Never, where the deployment says so; by default once; as often as the flow run's own variables say."""
+    first, another = uuid4(), uuid4()
+    directories = {name: tmp_path / name for name in ("never", "once", "twice")}
+    for directory in directories.values():
+        directory.mkdir()
+    never, once, twice = (
+        hasty.start("flows.py:ignores_sigterm", directories["never"], env={"CRASH_RETRIES": "0"}),
+        hasty.start("flows.py:ignores_sigterm", directories["once"], key=f"crash-retry-1-of-{first}"),
+        hasty.start(
+            "flows.py:ignores_sigterm",
+            directories["twice"],
+            key=f"crash-retry-1-of-{another}",
+            environment={"CRASH_RETRIES": "2"},
+            env={"CRASH_RETRIES": "0"},
+        ),
+    )
+    for directory in directories.values():
+        os.kill(hasty.note(directory, "ignores")["pid"], signal.SIGKILL)
+
+    assert [hasty.wait_for_end(run).name for run in (never, once, twice)] == ["Crashed"] * 3
+    assert hasty.successor(twice).idempotency_key == f"crash-retry-2-of-{another}"
+    for worker in pair:
+        for run, limit in ((never, 0), (once, 1)):
+            said = f"({run}) crashed, and is not run again: limit {limit}"
+            worker.wait_until(partial(_says, worker, said), said)
+    assert [len(hasty.runs_of_deployment(run)) for run in (never, once)] == [1, 1]
+
+
+def test_a_flow_run_that_the_server_holds_for_crashed_is_ended(
+    hasty: Pool, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """Before it is run again, so that it never runs twice at a time."""
+    run = hasty.start("flows.py:waits", tmp_path)
+    process = hasty.note(tmp_path, "waits")["pid"]
+    wait_until(lambda: hasty.read(run)[1].is_running(), "a flow run that is Running")
+
+    client.set_flow_run_state(run, Crashed(message="Somebody says so"), force=True)
+
+    hasty.worker.wait_until(lambda: not is_alive(process), "the end of its process")
+    said = "The server held it for crashed while it still ran"
+    wait_until(lambda: said in str(hasty.read(run)[1].message), said)
+    again = hasty.successor(run)
+    assert again.state
+    assert again.state.state_details.scheduled_time
+    assert again.state.state_details.scheduled_time > hasty.read(run)[1].timestamp + timedelta(seconds=30)
+
+
+def test_the_flow_runs_of_a_lost_worker_are_run_again(programs: Programs, tmp_path: Path) -> None:
+    """A worker of the same name finds them, as after a reboot."""
+    lost = programs.start("lost", name="host", seconds=HASTY)
+    pool = programs.pool(lost)
+    runs = [pool.start("flows.py:waits", tmp_path) for _ in range(2)]
+    processes = [note["pid"] for note in pool.notes(tmp_path, "waits", 2)]
+    wait_until(lambda: all(pool.read(run)[1].is_running() for run in runs), "flow runs that are Running")
+
+    lost.kill()
+    assert not any(is_alive(process) for process in processes)
+    pool = programs.pool(programs.start("lost", name="host", seconds=HASTY))
+
+    for run in runs:
+        state = pool.wait_for_end(run)
+        assert state.name == "Crashed"
+        assert state.message == "No process of it was found on host, whose worker had taken it"
+        assert pool.successor(run).idempotency_key == f"crash-retry-1-of-{run}"
+
+
+@contextmanager
+def line_to(api_url: str) -> Iterator[tuple[str, threading.Event]]:
+    """Yield the API's URL through a line of its own, and an event that cuts it while it is set."""
+    address = urlsplit(api_url)
+    server = (str(address.hostname), int(address.port or 80))
+    cut, over = threading.Event(), threading.Event()
+
+    def carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    if not (data := source.recv(65536)):
+                        break
+                    # What is cut loses nothing that it had, and delivers nothing: as behind a firewall that drops.
+                    while cut.is_set() and not over.is_set():
+                        over.wait(0.05)
+                    target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(server)
+                for pair_ in ((near, far), (far, near)):
+                    pair_[0].settimeout(0.2)
+                    threading.Thread(target=carry, args=pair_, daemon=True).start()
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        acceptor = threading.Thread(target=accept, daemon=True)
+        acceptor.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}{address.path}", cut
+        finally:
+            over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            acceptor.join()
+
+
+def test_a_flow_run_without_contact_is_ended_and_run_again(
+    programs: Programs, prefect_server: str, tmp_path: Path
+) -> None:
+    """Before the server may have it run again elsewhere; the worker itself lives, and takes flow runs afterwards."""
+    with line_to(prefect_server) as (api_url, cut):
+        seconds = {**HASTY, "worker.CONTACT_SECONDS": 8.0}
+        pool = programs.pool(programs.start("cut-off", api_url=api_url, seconds=seconds))
+        run = pool.start("flows.py:waits", tmp_path)
+        process = pool.note(tmp_path, "waits")["pid"]
+
+        cut.set()
+        pool.worker.wait_until(lambda: not is_alive(process), "the end of its process")
+        assert "Its worker had no contact to the API for 8.0 seconds" in pool.worker.log
+        cut.clear()
+
+        assert pool.wait_for_end(run).name == "Crashed"
+        assert pool.successor(run).idempotency_key == f"crash-retry-1-of-{run}"
+        after = tmp_path / "after"
+        after.mkdir()
+        assert pool.wait_for_end(pool.start("flows.py:report", after)).name == "Completed"
+
+
+# The worker's end.
+
+
+def test_sigterm_drains(programs: Programs, tmp_path: Path) -> None:
+    """What runs Completes, what is due is left alone, and systemd hears how many are left."""
+    pool = programs.pool(programs.start("drained"))
+    worker = pool.worker
+    running = pool.start("flows.py:waits", tmp_path)
+    pool.note(tmp_path, "waits")
+    worker.wait_for_status(r"^Polls drained: 1 of 8 flow runs$")
+
+    worker.process.send_signal(signal.SIGTERM)
+    worker.wait_for_status(r"^Draining: 1 flow run\(s\) left, to be ended in \d+ s at the latest$")
+    waiting = pool.start("flows.py:waits", tmp_path)
+    # It would have asked for flow runs every second.
+    left = len(set(worker.statuses))
+    worker.wait_until(lambda: len(set(worker.statuses)) > left + 4, "some seconds of draining")
+    assert pool.read(waiting)[1].is_scheduled()
+    (tmp_path / "go").touch()
+
+    assert worker.wait_for_end() == 0
+    assert pool.read(running)[1].name == "Completed"
+    assert pool.read(waiting)[1].is_scheduled()
+    assert len(read_notes(tmp_path, "waits")) == 1
+
+
+def test_what_outlasts_the_drain_is_ended_and_run_again(programs: Programs, tmp_path: Path) -> None:
+    """Also what ignores SIGTERM; SIGUSR1, which a host sends that shuts down, has a limit of its own."""
+    pool = programs.pool(
+        programs.start("outlasted", "--drain-timeout", "3600", "--shutdown-timeout", "2", seconds=HASTY)
+    )
+    worker = pool.worker
+    runs = [pool.start(f"flows.py:{flow}", tmp_path) for flow in ("waits", "ignores_sigterm")]
+    processes = [pool.note(tmp_path, kind)["pid"] for kind in ("waits", "ignores")]
+    worker.process.send_signal(signal.SIGTERM)
+    worker.wait_for_status(r"^Draining: 2 flow run\(s\) left, to be ended in 3\d\d\d s")
+    assert all(is_alive(process) for process in processes)
+
+    worker.process.send_signal(signal.SIGUSR1)
+
+    assert worker.wait_for_end() == 0
+    assert not any(is_alive(process) for process in processes)
+    for run in runs:
+        state = pool.read(run)[1]
+        assert state.name == "Crashed"
+        assert state.message == "It had not ended 2 seconds after its worker was told to stop"
+        again = pool.successor(run)
+        assert again.idempotency_key == f"crash-retry-1-of-{run}"
+        assert again.state
+        assert again.state.state_details.scheduled_time
+        assert again.state.state_details.scheduled_time >= state.timestamp + timedelta(seconds=60)
+
+
+def test_a_reload_puts_another_worker_in_its_place(programs: Programs, tmp_path: Path) -> None:
+    """What the old one runs Completes beside it; one that cannot start changes nothing."""
+    pool = programs.pool(programs.start("replaced"))
+    old = pool.worker
+    running = pool.start("flows.py:waits", tmp_path)
+    pool.note(tmp_path, "waits")
+
+    assert old.replace(RUNTIME_DIRECTORY="/nowhere") == 1
+    assert "No such file or directory: '/nowhere/worker-" in old.log
+    assert old.main_pids == []
+    assert pool.wait_for_end(pool.start("flows.py:report", tmp_path)).name == "Completed"
+    assert pool.note(tmp_path, "report")["parent"]["pid"] == old.fork_server()
+
+    assert old.replace() == 0
+    (new,) = old.main_pids
+    assert new != old.process.pid
+    old.wait_for_status(r"^Polls replaced: 0 of 8 flow runs; beside it 1 end\(s\) of workers before it$")
+    after = tmp_path / "after"
+    after.mkdir()
+    runs = [pool.start("flows.py:report", after) for _ in range(3)]
+    assert [pool.wait_for_end(run).name for run in runs] == ["Completed"] * 3
+    (server,) = {note["parent"]["pid"] for note in pool.notes(after, "report", 3)}
+    assert server in children(new)
+    assert old.process.poll() is None
+
+    (tmp_path / "go").touch()
+    assert old.wait_for_end() == 0
+    assert pool.read(running)[1].name == "Completed"
+    old.wait_for_status(r"^Polls replaced: 0 of 8 flow runs$")
+    # Nothing is told to systemd by one that is not its main process any more.
+    assert not re.search("Draining", "\n".join(old.statuses))
+    assert is_alive(new)

@@ -1,0 +1,82 @@
+"""What a process holds; imported before the fork, it also looks at once after it."""
+
+import asyncio
+import gc
+import os
+import random
+import sys
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+
+# Alike in all flow runs whose process has this module from the one that forks.
+TOKEN = str(uuid4())
+IMPORTED_BY = os.getpid()
+
+# What was there when the flow run's own code began.
+at_start: dict[str, object] = {}
+
+_PREFECT_THREADS = ("APILogWorker", "EventsWorker", "EventLoopThread")
+
+
+def look() -> dict[str, object]:
+    """Return the threads, connections, event loops, clients and services of this process."""
+    objects = gc.get_objects()
+    return {
+        "threads": len(list(Path("/proc/self/task").iterdir())),
+        "python threads": [thread.name for thread in threading.enumerate()],
+        "descriptors": _descriptors(),
+        "loops": [repr(item) for item in objects if isinstance(item, asyncio.AbstractEventLoop)],
+        "clients": [repr(item) for item in objects if isinstance(item, httpx.Client | httpx.AsyncClient)],
+        "services": [repr(item) for item in objects if type(item).__name__ in _PREFECT_THREADS],
+        "random": random.random(),  # noqa: S311 - no secret
+        "uuid": str(uuid4()),
+        "inspection": "inspection" in sys.modules,
+        "prefect.flow_engine": "prefect.flow_engine" in sys.modules,
+        "token": TOKEN,
+        "imported by": IMPORTED_BY,
+    }
+
+
+def parent() -> dict[str, object]:
+    """Return the command line and the number of threads of this process's parent."""
+    process = Path(f"/proc/{os.getppid()}")
+    return {
+        "pid": os.getppid(),
+        "command": (process / "cmdline").read_text().split("\0"),
+        "threads": len(list((process / "task").iterdir())),
+    }
+
+
+def _descriptors() -> list[str]:
+    """Return what is open beyond standard input, output and error, and is no plain file."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue  # the one that lists them
+        if int(descriptor.name) > 2 and not target.startswith("/"):
+            found.append(target.partition(":[")[0])
+    return sorted(found)
+
+
+def _look_before_the_flow_run() -> None:
+    """Have the worker's fork look before it calls Prefect's engine."""
+    module = sys.modules.get("biocirv_worker.flow_run")
+    if module is None:
+        return
+    main = module.main
+
+    def look_and_run() -> None:
+        at_start.update(look())
+        main()
+
+    # A fork is told the function's name.
+    look_and_run.__module__, look_and_run.__qualname__ = main.__module__, main.__qualname__
+    module.main = look_and_run  # type: ignore[attr-defined]
+
+
+_look_before_the_flow_run()

@@ -1,0 +1,9 @@
+"""A library that starts a thread when it is imported, as some do."""
+
+import os
+import threading
+
+# The process that imported it.
+PID = os.getpid()
+
+threading.Thread(target=threading.Event().wait, name="of a library", daemon=True).start()

@@ -1,0 +1,227 @@
+"""The worker's program as a process of its own, and what systemd would know of it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+from uuid import uuid4
+
+T = TypeVar("T")
+
+APPLICATION = Path(__file__).parent / "worker_application"
+LIBRARY = Path(__file__).parents[2] / "roles/prefect_worker/files"
+# Generous: the machine may be busy, and nothing that happens sooner takes longer for it.
+PATIENCE_SECONDS = 120
+
+# The same program with shorter times.
+HASTY = {
+    "worker._FENCE_SECONDS": 2.0,
+    "worker._GRACE_SECONDS": 2.0,
+    "crashes._OWN_SECONDS": 4.0,
+    "outbox._PATIENCE_SECONDS": 2.0,
+}
+
+
+def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_SECONDS) -> T:
+    """Return what a condition returns as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} seconds: {what}"
+        time.sleep(0.1)
+    return value
+
+
+class WorkerProgram:
+    """A started worker, in a session of its own; a context manager at whose end nothing of it is left.
+
+    ``seconds`` are constants of its modules to be changed; ``environment`` is added to that of the unit.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        api_url: str,
+        pool: str,
+        *options: str,
+        name: str = "",
+        seconds: dict[str, float] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name or f"worker-{pool}"
+        self.pool = pool
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "runtime").mkdir(exist_ok=True)
+        self._log = directory / f"{uuid4()}.log"
+        self._said: list[str] = []
+        self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = f"biocirv-test-{uuid4()}"
+        self._manager.bind(f"\0{address}")
+        self._thread = Thread(target=self._listen)
+        self._thread.start()
+        inherited = {
+            variable: value
+            for variable, value in os.environ.items()
+            if not variable.startswith(("PREFECT_", "CRASH_", "DRAIN_", "SHUTDOWN_"))
+        }
+        self.environment = {
+            **inherited,
+            "APP_DIRECTORY": str(APPLICATION),
+            "DO_NOT_TRACK": "1",
+            "NOTIFY_SOCKET": f"@{address}",
+            "PREFECT_API_URL": api_url,
+            "PREFECT_HOME": str(directory / "home"),
+            "PREFECT_LOGGING_COLORS": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PYTHONPATH": str(LIBRARY),
+            "RUNTIME_DIRECTORY": str(directory / "runtime"),
+            **(environment or {}),
+        }
+        self.arguments = [
+            *(["-c", _changed(seconds)] if seconds else ["-m", "biocirv_worker"]),
+            *("--pool", pool, "--name", self.name, "--limit", "8", *options),
+        ]
+        with self._log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *self.arguments],
+                cwd=directory,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # SIGINT is not inherited as ignored where tests run in the background.
+                start_new_session=True,
+            )
+        # Replaced workers have sessions of the processes that asked for them.
+        self.sessions = {self.process.pid}
+
+    def __enter__(self) -> "WorkerProgram":
+        """Return the worker, which may not be ready yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all that it has started."""
+        self.kill()
+        self._manager.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._manager.close()
+
+    def _listen(self) -> None:
+        while message := self._manager.recv(65536):
+            self._said.append(message.decode())
+
+    def wait_until_ready(self) -> None:
+        """Return when systemd would hold the unit for active."""
+        self.wait_until(lambda: any("READY=1" in message for message in list(self._said)), "ready")
+
+    def wait_until(self, condition: Callable[[], T], what: str) -> T:
+        """Return when a condition is true; say what the worker logged when that does not happen."""
+        try:
+            return wait_until(condition, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log}") from None
+
+    @property
+    def log(self) -> str:
+        """What it and its flow runs have written."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def statuses(self) -> list[str]:
+        """All that it said of itself, in order."""
+        return [line for message in list(self._said) for line in re.findall(r"(?m)^STATUS=(.*)", message)]
+
+    @property
+    def main_pids(self) -> list[int]:
+        """The processes that said they were the unit's main one."""
+        return [int(pid) for message in list(self._said) for pid in re.findall(r"(?m)^MAINPID=(\d+)", message)]
+
+    def wait_for_status(self, pattern: str) -> re.Match[str]:
+        """Wait until its last status matches a pattern."""
+        self.wait_until(lambda: re.search(pattern, (self.statuses or [""])[-1]) is not None, f"a status of {pattern}")
+        found = [match for status in self.statuses if (match := re.search(pattern, status))]
+        return found[-1]
+
+    def wait_for_end(self) -> int:
+        """Return its exit code."""
+        self.wait_until(lambda: self.process.poll() is not None, "the worker's end")
+        return self.process.wait()
+
+    def fork_server(self) -> int:
+        """Return the process that forks."""
+        found = [pid for pid in children(self.process.pid) if "multiprocessing.forkserver" in command(pid)]
+        (server,) = found
+        return server
+
+    def replace(self, **environment: str) -> int:
+        """Ask for another worker in its place, as ``systemctl reload`` does; return the exit code."""
+        variables = {**self.environment, "MAINPID": str(self.process.pid), **environment}
+        with self._log.open("a") as output:
+            control = subprocess.Popen(
+                [sys.executable, *self.arguments, "--replace"],
+                cwd=self.directory,
+                env=variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.sessions.add(control.pid)
+        self.wait_until(lambda: control.poll() is not None, "the end of the reload")
+        return control.wait()
+
+    def kill(self) -> None:
+        """Kill it and all that it has started, as a lost host does."""
+        while pids := [pid for session in self.sessions for pid in members(session)]:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+            time.sleep(0.01)
+
+
+def _changed(seconds: dict[str, float]) -> str:
+    """Return the program with other constants; what it is started with again for a reload."""
+    changes = "; ".join(f"{constant} = {value}" for constant, value in seconds.items())
+    return (
+        "import sys; from biocirv_worker import crashes, outbox, worker; from biocirv_worker.__main__ import main; "
+        f"{changes}; sys.exit(main())"
+    )
+
+
+def command(pid: int) -> str:
+    """Return a process's command line, empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and was not waited for does not."""
+    return bool(command(pid))
+
+
+def children(pid: int) -> list[int]:
+    """Return a process's children, of all its threads."""
+    return [other for other, fields in _processes() if fields[1] == str(pid)]
+
+
+def members(session: int) -> list[int]:
+    """Return the processes of a session that have not ended."""
+    return [pid for pid, fields in _processes() if fields[3] == str(session) and fields[0] != "Z"]
+
+
+def _processes() -> list[tuple[int, list[str]]]:
+    """Return all processes with state, parent, group and session, see proc(5)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append((int(path.parent.name), path.read_text(encoding="utf-8").rpartition(")")[2].split()))
+    return found

@@ -1,0 +1,153 @@
+"""What the worker uses of Prefect without Prefect promising it: a newer Prefect passes here before it is locked."""
+
+import ast
+import inspect
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from biocirv_worker import internals, outbox
+from biocirv_worker.worker import Worker
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events import Event, Resource
+from prefect.events.worker import EventsWorker
+from prefect.runner._control_channel import ControlChannel
+from prefect.runner._flow_run_executor import (
+    FlowRunExecutionResult,
+    FlowRunExecutor,
+    FlowRunExecutorContext,
+    ProcessStarter,
+)
+from prefect.runner._hook_runner import FlowRunHookRunner, HookRunner
+from prefect.runner._process_manager import ProcessHandle
+from prefect.settings import PREFECT_HOME, temporary_settings
+from prefect.workers.base import BaseWorker
+from prefect.workers.process import ProcessWorker
+
+PACKAGE = Path(internals.__file__).parent
+PATIENCE_SECONDS = 30
+
+
+def test_private_modules_of_prefect_are_used_in_one_module() -> None:
+    private = set()
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prefect"):
+                names = [*str(node.module).split("."), *(name.name for name in node.names)]
+                if any(name.startswith("_") for name in names):
+                    private.add(path.name)
+    assert private == {"internals.py"}
+
+
+@pytest.mark.parametrize(
+    ("function", "positional", "named"),
+    [
+        (FlowRunExecutorContext, 0, []),
+        (FlowRunExecutorContext.create_executor, 3, ["hook_runner", "propose_submitting"]),
+        (FlowRunExecutor.submit, 1, ["task_status"]),
+        (ControlChannel.register, 2, []),
+        (HookRunner, 0, ["resolve_flow"]),
+        (HookRunner.run_crashed_hooks, 3, []),
+        (HookRunner.run_cancellation_hooks, 3, []),
+        (ProcessHandle, 1, []),
+        (EventsWorker.send, 2, []),
+    ],
+)
+def test_it_can_be_called_as_the_worker_does(function: Callable[..., Any], positional: int, named: list[str]) -> None:
+    inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(named))
+
+
+@pytest.mark.parametrize("protocol", [ProcessStarter, FlowRunHookRunner])
+def test_it_finds_what_it_calls_on_the_worker_s_side(protocol: type) -> None:
+    """Prefect's executor starts a process, and runs hooks, by these methods and no others."""
+    wanted = {name for name, member in vars(protocol).items() if inspect.isfunction(member) and name[0] != "_"}
+    assert wanted
+    for name in wanted:
+        theirs = inspect.signature(getattr(protocol, name)).parameters
+        ours = inspect.signature(getattr(internals._Forks, name)).parameters
+        assert list(ours) == list(theirs)
+
+
+def test_how_a_process_ended_is_in_the_result() -> None:
+    assert "status_code" in FlowRunExecutionResult.__dataclass_fields__
+
+
+def test_a_fork_of_multiprocessing_is_a_process_that_prefect_can_end() -> None:
+    process = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(PATIENCE_SECONDS,))
+    process.start()
+    handle = ProcessHandle(process)  # type: ignore[arg-type] # as in internals.py
+
+    assert (handle.pid, handle.returncode, handle.is_alive()) == (process.pid, None, True)
+    handle.hard_kill()
+    process.join(PATIENCE_SECONDS)
+
+    assert (handle.returncode, handle.is_alive()) == (-signal.SIGKILL, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "caller"),
+    [
+        ("get_and_submit_flow_runs", BaseWorker.start),
+        ("sync_with_backend", BaseWorker._sync_and_initialize),
+        ("_get_scheduled_flow_runs", BaseWorker.get_and_submit_flow_runs),
+        ("run", BaseWorker._submit_run_and_capture_errors),
+    ],
+)
+def test_prefect_s_worker_calls_what_ours_overrides(method: str, caller: Callable[..., Any]) -> None:
+    assert method in vars(Worker)
+    assert inspect.iscoroutinefunction(getattr(ProcessWorker, method))
+    assert f"self.{method}" in inspect.getsource(caller)
+
+
+@pytest.mark.parametrize("attribute", ["limiter", "work_pool"])
+def test_prefect_s_worker_has_what_ours_reads(attribute: str) -> None:
+    assert isinstance(inspect.getattr_static(ProcessWorker, attribute), property)
+
+
+def test_events_of_task_runs_are_kept_with_their_flow_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the file they are as they are sent; others are not kept."""
+    flow_run, sent = str(uuid4()), []
+    monkeypatch.setattr(EventsWorker, "send", lambda _, item: sent.append(item))
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", flow_run)
+    kept, other = (
+        Event(event=name, resource=Resource({"prefect.resource.id": f"{resource}.{uuid4()}"}))
+        for name, resource in (
+            ("prefect.task-run.Completed", "prefect.task-run"),
+            ("prefect.flow-run.heartbeat", "prefect.flow-run"),
+        )
+    )
+    with temporary_settings({PREFECT_HOME: str(tmp_path)}):
+        outbox.keep_events()
+        for event in (kept, other):
+            EventsWorker.send(None, event)  # type: ignore[arg-type] # nothing is asked of the queue
+
+    assert sent == [kept, other]
+    (file,) = (tmp_path / "outbox").iterdir()
+    assert file.name == f"{flow_run}-{os.getpid()}.jsonl"
+    with file.open("rb") as lines:
+        assert list(outbox._events(lines)) == [kept]
+
+
+def test_half_a_line_of_a_killed_process_is_passed_over(tmp_path: Path) -> None:
+    event = Event(event="prefect.task-run.Running", resource=Resource({"prefect.resource.id": "prefect.task-run.x"}))
+    whole = event.model_dump_json().encode()
+    path = tmp_path / "events"
+    path.write_bytes(whole + b"\n" + whole[:100])
+
+    with path.open("rb") as lines:
+        assert list(outbox._events(lines)) == [event]
+
+
+def test_hooks_travel_to_their_process_as_text() -> None:
+    """A flow run and its state survive the way there."""
+    flow_run = FlowRun(id=uuid4(), flow_id=uuid4(), name="some-run")
+    state: State[Any] = State(type=StateType.CRASHED, message="it died")
+
+    assert FlowRun.model_validate_json(flow_run.model_dump_json()) == flow_run
+    assert State[Any].model_validate_json(state.model_dump_json()).message == "it died"
