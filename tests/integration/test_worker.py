@@ -464,16 +464,23 @@ def test_a_flow_run_that_the_server_holds_for_crashed_is_ended(
     assert again.state.state_details.scheduled_time > hasty.read(run)[1].timestamp + timedelta(seconds=30)
 
 
-def test_the_flow_runs_of_a_lost_worker_are_run_again(programs: Programs, tmp_path: Path) -> None:
-    """A worker of the same name finds them, as after a reboot."""
+def test_the_flow_runs_of_a_lost_worker_are_run_again(
+    programs: Programs, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """A worker of the same name finds them, as after a reboot; what was to be cancelled is Cancelled."""
     lost = programs.start("lost", name="host", seconds=HASTY)
     pool = programs.pool(lost)
-    runs = [pool.start("flows.py:waits", tmp_path) for _ in range(2)]
-    processes = [note["pid"] for note in pool.notes(tmp_path, "waits", 2)]
-    wait_until(lambda: all(pool.read(run)[1].is_running() for run in runs), "flow runs that are Running")
+    *runs, unwanted, forgotten = (pool.start("flows.py:waits", tmp_path) for _ in range(4))
+    processes = [note["pid"] for note in pool.notes(tmp_path, "waits", 4)]
+    all_ = (*runs, unwanted, forgotten)
+    wait_until(lambda: all(pool.read(run)[1].is_running() for run in all_), "flow runs that are Running")
 
     lost.kill()
     assert not any(is_alive(process) for process in processes)
+    for run in (unwanted, forgotten):
+        client.set_flow_run_state(run, Cancelling())
+    # As Prefect's automation has it, where no worker of that name comes back.
+    client.set_flow_run_state(forgotten, Crashed(), force=True)
     pool = programs.pool(programs.start("lost", name="host", seconds=HASTY))
 
     for run in runs:
@@ -481,6 +488,8 @@ def test_the_flow_runs_of_a_lost_worker_are_run_again(programs: Programs, tmp_pa
         assert state.name == "Crashed"
         assert state.message == "No process of it was found on host, whose worker had taken it"
         assert pool.successor(run).idempotency_key == f"crash-retry-1-of-{run}"
+    assert [pool.wait_for_end(run).name for run in (unwanted, forgotten)] == ["Cancelled", "Crashed"]
+    assert [len(pool.runs_of_deployment(run)) for run in (unwanted, forgotten)] == [1, 1]
 
 
 @contextmanager

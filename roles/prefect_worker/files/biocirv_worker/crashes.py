@@ -30,7 +30,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed, Scheduled
+from prefect.states import Cancelled, Crashed, Scheduled
 from prefect.types import DateTime
 
 if TYPE_CHECKING:
@@ -65,8 +65,14 @@ async def report(client: PrefectClient, flow_run_id: UUID, reason: str, retries:
     flow_run = await client.read_flow_run(flow_run_id)
     if flow_run.state and flow_run.state.is_final() and not flow_run.state.is_crashed():
         return
-    await client.set_flow_run_state(flow_run_id, Crashed(message=reason), force=True)
+    await _end(client, flow_run, reason)
     await _run_again(client, await client.read_flow_run(flow_run_id), retries)
+
+
+async def _end(client: PrefectClient, run: FlowRun, reason: str) -> None:
+    """Let a flow run without a process be Crashed; or Cancelled, where somebody was about to cancel it."""
+    end = Cancelled if run.state_type == StateType.CANCELLING else Crashed
+    await client.set_flow_run_state(run.id, end(message=reason), force=True)
 
 
 class Crashes:
@@ -110,23 +116,24 @@ class Crashes:
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY))),
             work_pool_filter=self._pool,
         )
-        limits = {}
+        now, missing = time.monotonic(), {}
         for run in runs:
             if own is not None and run.labels.get("prefect.worker.name") == self._worker:
-                if run.id not in own:
-                    limits[run.id] = _OWN_SECONDS
-            elif run.state_type == StateType.PENDING:
-                limits[run.id] = _TAKEN_SECONDS
-        now = time.monotonic()
-        self._missing = {flow_run: self._missing.get(flow_run, now) for flow_run in limits}
-        for flow_run, since in self._missing.items():
-            if now - since > limits[flow_run]:
-                message = f"No process of it was found on {self._worker}, whose worker had taken it"
-                await client.set_flow_run_state(flow_run, Crashed(message=message), force=True)
+                limit = None if run.id in own else _OWN_SECONDS
+            else:
+                limit = _TAKEN_SECONDS if run.state_type == StateType.PENDING else None
+            if limit is not None:
+                missing[run.id] = self._missing.get(run.id, now)
+                if now - missing[run.id] > limit:
+                    await _end(client, run, f"No process of it was found on {self._worker}, whose worker had taken it")
+        self._missing = missing
 
 
 async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
     if run.deployment_id is None or run.parent_task_run_id is not None or run.state is None:
+        return
+    if any(state.is_cancelling() for state in await client.read_flow_run_states(run.id)):
+        # Nobody wants it any more, however it ended.
         return
     try:
         deployment = await client.read_deployment(run.deployment_id)
