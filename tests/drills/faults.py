@@ -135,22 +135,23 @@ class DiskFull(Drill):
     def strike(self, load: Load) -> None:
         """Fill it, and make room again."""
         database = load.platform.database
-        data, _ = self._data(load.platform)
-        database.run(f"dd if=/dev/zero of={self.MOUNT}/filler bs=4k")
+        filler = f"{self.MOUNT}/filler"
+        database.check_output(f"install --owner=postgres /dev/null {filler}")
+        # Of a session that is there before: a full file system may refuse new ones while the log still has room. When
+        # that is used up, nothing can be written any more, and PostgreSQL gives up.
+        full = database.run(
+            "runuser --user postgres -- psql -At -c %s -c %s",
+            f"\\! dd if=/dev/zero of={filler} bs=4k; df --output=avail {self.MOUNT} | tail -1",
+            "SELECT pg_logical_emit_message(false, 'drill', repeat('x', 10000000)) FROM generate_series(1, 100)",
+        )
         try:
-            assert database.check_output(f"df --output=avail {data} | tail -1").strip() == "0"
-            # What is left in its log's files is used up: then nothing can be written any more, and PostgreSQL gives up.
-            write = "SELECT pg_logical_emit_message(false, 'drill', repeat('x', 10000000))"
+            assert (full.stdout.split(), full.rc != 0) == (["0"], True), f"{full.stdout}{full.stderr}"
             load.platform.wait_until(
-                lambda: (
-                    database.run("runuser --user postgres -- psql -c %s", write).rc != 0
-                    and database.run("pg_isready").rc != 0
-                ),
-                "PostgreSQL is down for want of room",
+                lambda: database.run("pg_isready").rc != 0, "PostgreSQL is down for want of room", TROUBLE_SECONDS
             )
             load.platform.let_pass(FULL_SECONDS)
         finally:
-            database.check_output(f"rm {self.MOUNT}/filler")
+            database.check_output(f"rm {filler}")
 
     def restore(self, platform: Platform) -> None:
         """Move the cluster back."""
