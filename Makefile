@@ -110,8 +110,16 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock help
-test: lint test-unit test-integration ## everything that CI runs
+.PHONY: test test-checks test-scenarios test-images lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock help
+test: $(VENV)/dev test-images ## everything that CI runs: checks beside scenarios, each part's output when it is done
+	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-checks test-scenarios
+
+test-checks: ## style, types, unit and integration tests
+	@$(MAKE) lint
+	@$(MAKE) test-unit
+	@$(MAKE) test-integration
+
+test-scenarios: ## all scenarios, one after the other
 	@$(MAKE) test-molecule DEBIAN=13
 	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=secure
 	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=drills
@@ -128,8 +136,10 @@ lint: $(VENV)/dev ## style and types
 test-unit: $(VENV)/dev ## unit and policy tests; they need no service
 	pytest tests/unit tests/policy
 
-test-integration: $(VENV)/dev ## against a real PostgreSQL, in a container, and a real Prefect server
+test-images: $(VENV)/dev
 	@$(PLAY) target/image.yml
+
+test-integration: test-images ## against a real PostgreSQL, in a container, and a real Prefect server
 	pytest tests/integration
 
 DEBIAN ?= 13
@@ -143,8 +153,7 @@ drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and 
 bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes
 	$(VENV)/bin/python benchmarks/converge.py
 
-bench-etl: $(VENV)/dev ## the ETL's load beside raw COPY and an ORM, with up to a million rows
-	@$(PLAY) target/image.yml
+bench-etl: test-images ## the ETL's load beside raw COPY and an ORM, with up to a million rows
 	$(VENV)/bin/python -m benchmarks.etl
 
 bench-runs: $(VENV)/dev ## Prefect's worker as it comes beside ours, without and with forks; RUNS=, BURST=, MASTERS= for fewer runs
