@@ -46,7 +46,8 @@ def test_target_holds_all_services_and_starts_at_boot(server: Host) -> None:
 def test_postgresql_runs(database: Host) -> None:
     units = database.check_output("systemctl list-units --state=active --plain --no-legend 'postgresql@*'").split()
     assert units, "no cluster's unit is active"
-    assert properties(database, units[0], "Restart")["Restart"] == "on-failure"
+    restart = properties(database, units[0], "Restart", "StartLimitIntervalUSec")
+    assert restart == {"Restart": "on-failure", "StartLimitIntervalUSec": "0"}
     assert "accepting connections" in database.check_output("pg_isready")
 
 
