@@ -235,7 +235,9 @@ class Worker(ProcessWorker):
 
     def _kill(self, flow_runs: Iterable[UUID], reason: str) -> None:
         for flow_run in flow_runs:
-            if attempt := self._attempts.get(flow_run):
+            attempt = self._attempts.get(flow_run)
+            # One that is being ended may say itself that it crashed, and still clean up.
+            if attempt and not attempt.ended:
                 logger.error("Flow run %s is ended: %s", flow_run, reason)
                 attempt.ended = reason
                 attempt.send(signal.SIGKILL)
