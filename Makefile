@@ -110,7 +110,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-checks test-scenarios test-images lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock help
+.PHONY: test test-checks test-scenarios test-images lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock variables help
 test: $(VENV)/dev test-images ## everything that CI runs: checks beside scenarios, each part's output when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-checks test-scenarios
 
@@ -169,6 +169,9 @@ lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE
 		--constraint requirements/application.txt --constraint requirements/controller.txt --output-file requirements/dev.txt
 	cd tests/application && ../../$(COMPILE) --no-emit-package soil-units --constraint ../../requirements/application.txt \
 		libraries/soil-units/pyproject.toml libraries/soil-survey/pyproject.toml --output-file requirements.txt
+
+variables: $(VENV)/controller ## write docs/variables.md anew from the roles' argument specs
+	@$(VENV)/bin/python scripts/variables.py
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' Makefile

@@ -39,7 +39,8 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
         str(unknown),
         "--extra-vars",
         '{"base_minimum_memory_mb": 99999999, "base_minimum_disk_mb": 99999999, "postgresql_version": 14,'
-        ' "prefect_server_port": "http", "prefect_worker_limit": [8], "database_port": "{{ nowhere }}"}',
+        ' "prefect_server_port": "http", "prefect_worker_limit": [8], "prefect_worker_limits": 8,'
+        ' "database_port": "{{ nowhere }}"}',
     )
     assert refused.returncode != 0
     report = re.search(r"msg: \|-\n(.*?)\n\n", refused.stdout, re.DOTALL)
@@ -54,6 +55,7 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
         "database_port",
         "prefect_server_port",
         "prefect_worker_limit",
+        "did you mean prefect_worker_limit?",
         "postgresql_version",
     ):
         assert words in text, f"{words!r} is not in: {text}"

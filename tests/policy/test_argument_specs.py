@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts import variables
+
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
@@ -42,6 +44,10 @@ def test_every_default_says_why(role: str) -> None:
     for before, line in itertools.pairwise(lines):
         if line[:1].isalpha() and not before[:1].isalpha():
             assert before.startswith("#"), f"{role}: no comment above {line!r}"
+
+
+def test_the_page_of_variables_is_the_specs() -> None:
+    assert variables.PAGE.read_text(encoding="utf-8") == variables.page(), "run `make variables`"
 
 
 def test_wiring_holds_mappings_only() -> None:

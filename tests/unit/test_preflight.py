@@ -52,6 +52,14 @@ def test_a_value_that_nothing_can_be_made_of_is_told(preflight: ModuleType, url:
     assert preflight.value_problems(None, None) == []
 
 
+def test_a_variable_that_no_role_has_is_told_with_the_right_one(preflight: ModuleType) -> None:
+    known = {"prefect_worker_limit", "release_keep"}
+    names = ["prefect_worker_limits", "release_xyzzy_plugh", "prefect_worker_limit", "__release_keep", "worker_limits"]
+    first, second = preflight.name_problems(names, known, ["prefect_worker", "release"])
+    assert "prefect_worker_limits is no variable of any role: did you mean prefect_worker_limit?" in first
+    assert "release_xyzzy_plugh is no variable of any role: docs/variables.md lists" in second
+
+
 def test_empty_groups_and_a_second_primary_are_told(preflight: ModuleType) -> None:
     problems = preflight.group_problems({"database": ["a", "b"], "prefect_server": []}, [])
     assert [

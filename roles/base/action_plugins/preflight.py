@@ -64,6 +64,20 @@ def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[
     return problems
 
 
+def name_problems(names: Iterable[str], known: set[str], roles: Iterable[str]) -> list[str]:
+    """Return which variables are named as a role's, and are none: what they say would have no effect.
+
+    names: those of all variables; known: those of the roles' argument specs; roles: the roles' names.
+    """
+    prefixes = tuple(f"{role}_" for role in roles)
+    problems = []
+    for name in sorted(name for name in names if name.startswith(prefixes) and name not in known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "docs/variables.md lists those that there are."
+        problems.append(f"{name} is no variable of any role: {hint} If it is yours, name it otherwise.")
+    return problems
+
+
 def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Mapping[str, int]) -> list[str]:
     """Return what is wrong with a host.
 
@@ -278,7 +292,11 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         result["ansible_facts"] = facts
 
         problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])
-        problems += self.variable_problems(read_specs(Path(self._task.args["roles"])), variables)
+        specs = read_specs(Path(self._task.args["roles"]))
+        problems += name_problems(
+            variables, {name for options in specs.values() for name in options}, {role.split()[0] for role in specs}
+        )
+        problems += self.variable_problems(specs, variables)
         credentials = self.value("credential_files", variables)
         if isinstance(credentials, Mapping):
             problems += file_problems({f"{name} of credential_files": path for name, path in credentials.items()})
