@@ -1,0 +1,40 @@
+"""Every inventory sets what an inventory must, and nothing that nobody reads."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INVENTORIES = sorted(path.parent for path in (ROOT / "inventory").glob("*/hosts.yml"))
+
+
+@pytest.fixture(scope="module")
+def preflight(load_plugin: Callable[[str], ModuleType]) -> ModuleType:
+    """Return the action that checks an inventory with a host, as a module."""
+    return load_plugin("base/action_plugins/preflight.py")
+
+
+@pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: path.name)
+def test_every_inventory_is_complete(preflight: ModuleType, inventory: Path) -> None:
+    done = subprocess.run(
+        ["ansible-inventory", "--inventory", str(inventory), "--list"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    listing: dict[str, Any] = json.loads(done.stdout)
+    groups = {name: group["hosts"] for name, group in listing.items() if "hosts" in group}
+    specs = preflight.read_specs(ROOT / "roles")
+    known = {name for options in specs.values() for name in options}
+    required = {name for name, option in specs["base (inventory)"].items() if option.get("required")}
+
+    assert preflight.group_problems(groups, []) == []
+    for host, variables in listing["_meta"]["hostvars"].items():
+        assert required - variables.keys() == set(), host
+        assert preflight.name_problems(variables, known, {role.split()[0] for role in specs}) == []
