@@ -114,17 +114,18 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 test: $(VENV)/dev test-images ## everything that CI runs: checks beside scenarios, each part's output when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-checks test-scenarios
 
-test-checks: ## style, types, unit and integration tests
+test-checks: ## style, types, unit and integration tests, and another application on conda packages
 	@$(MAKE) lint
 	@$(MAKE) test-unit
 	@$(MAKE) test-integration
+	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=conda
 
-test-scenarios: ## all scenarios, one after the other
+# The drills come last, when nothing runs beside them any more.
+test-scenarios: ## the other scenarios, one after the other
 	@$(MAKE) test-molecule DEBIAN=13
 	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=secure
-	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=drills
-	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=conda
 	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=release
+	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=drills
 
 lint: $(VENV)/dev ## style and types
 	ruff check .
