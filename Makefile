@@ -110,21 +110,21 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-checks test-scenarios test-images lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock variables help
-test: $(VENV)/dev test-images ## everything that CI runs: checks beside scenarios, each part's output when it is done
-	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-checks test-scenarios
+.PHONY: test test-code test-platform test-images lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock variables help
+# In two lanes that take about as long: most of either is waiting.
+test: $(VENV)/dev test-images ## everything that CI runs; each part's output comes when it is done
+	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-code test-platform
 
-test-checks: ## style, types, unit and integration tests, and another application on conda packages
+test-code: ## style, types, unit and integration tests, and the life of a release
 	@$(MAKE) lint
 	@$(MAKE) test-unit
 	@$(MAKE) test-integration
-	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=conda
+	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=release
 
-# The drills come last, when nothing runs beside them any more.
-test-scenarios: ## the other scenarios, one after the other
+test-platform: ## the other scenarios
 	@$(MAKE) test-molecule DEBIAN=13
 	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=secure
-	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=release
+	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=conda
 	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=drills
 
 lint: $(VENV)/dev ## style and types
