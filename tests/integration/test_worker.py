@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -492,67 +492,104 @@ def test_the_flow_runs_of_a_lost_worker_are_run_again(
     assert [len(pool.runs_of_deployment(run)) for run in (unwanted, forgotten)] == [1, 1]
 
 
-@contextmanager
-def line_to(api_url: str) -> Iterator[tuple[str, threading.Event]]:
-    """Yield the API's URL through a line of its own, and an event that cuts it while it is set."""
-    address = urlsplit(api_url)
-    server = (str(address.hostname), int(address.port or 80))
-    cut, over = threading.Event(), threading.Event()
+REFUSAL = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
-    def carry(source: socket.socket, target: socket.socket) -> None:
+
+class Line:
+    """A line of one's own to the API, which can be cut, and where the API can seem to refuse who asks."""
+
+    def __init__(self, api_url: str) -> None:
+        address = urlsplit(api_url)
+        self._server = (str(address.hostname), int(address.port or 80))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._over = threading.Event()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{address.path}"
+        # Each while it is set.
+        self.cut, self.refusing = threading.Event(), threading.Event()
+        self.refused = 0
+
+    def __enter__(self) -> "Line":
+        """Open it."""
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._over.set()
+        with closing(self._listener):
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join()
+
+    def _accept(self) -> None:
         with suppress(OSError):
-            while not over.is_set():
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._server)
+                for ends in ((near, far), (far, near)):
+                    ends[0].settimeout(0.2)
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while not self._over.is_set():
                 with suppress(TimeoutError):
                     if not (data := source.recv(65536)):
                         break
+                    if self.refusing.is_set() and re.match(rb"[A-Z]+ /api/", data):
+                        self.refused += 1
+                        source.sendall(REFUSAL)
+                        break
                     # What is cut loses nothing that it had, and delivers nothing: as behind a firewall that drops.
-                    while cut.is_set() and not over.is_set():
-                        over.wait(0.05)
+                    while self.cut.is_set() and not self._over.is_set():
+                        self._over.wait(0.05)
                     target.sendall(data)
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.create_connection(server)
-                for pair_ in ((near, far), (far, near)):
-                    pair_[0].settimeout(0.2)
-                    threading.Thread(target=carry, args=pair_, daemon=True).start()
-
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        acceptor = threading.Thread(target=accept, daemon=True)
-        acceptor.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}{address.path}", cut
-        finally:
-            over.set()
-            listener.shutdown(socket.SHUT_RDWR)
-            acceptor.join()
 
 
 def test_a_flow_run_without_contact_is_ended_and_run_again(
     programs: Programs, prefect_server: str, tmp_path: Path
 ) -> None:
     """Before the server may have it run again elsewhere; the worker itself lives, and takes flow runs afterwards."""
-    with line_to(prefect_server) as (api_url, cut):
+    with Line(prefect_server) as line:
         seconds = {**HASTY, "worker.CONTACT_SECONDS": 8.0}
-        pool = programs.pool(programs.start("cut-off", api_url=api_url, seconds=seconds))
+        pool = programs.pool(programs.start("cut-off", api_url=line.url, seconds=seconds))
         run = pool.start("flows.py:waits", tmp_path)
         process = pool.note(tmp_path, "waits")["pid"]
 
-        cut.set()
+        line.cut.set()
         pool.worker.wait_until(lambda: not is_alive(process), "the end of its process")
         assert "Its worker had no contact to the API for 8.0 seconds" in pool.worker.log
-        cut.clear()
+        line.cut.clear()
 
         assert pool.wait_for_end(run).name == "Crashed"
         assert pool.successor(run).idempotency_key == f"crash-retry-1-of-{run}"
         after = tmp_path / "after"
         after.mkdir()
         assert pool.wait_for_end(pool.start("flows.py:report", after)).name == "Completed"
+
+
+def test_a_worker_that_is_refused_goes_on_asking(programs: Programs, prefect_server: str, tmp_path: Path) -> None:
+    """As while the API's password is made anew: what it runs does not end with that, and what is due is taken later."""
+    with Line(prefect_server) as line:
+        pool = programs.pool(programs.start("refused", api_url=line.url, seconds=HASTY))
+        running = pool.start("flows.py:waits", tmp_path)
+        pool.note(tmp_path, "waits")
+        wait_until(lambda: pool.read(running)[1].is_running(), "a flow run that is Running")
+
+        line.refusing.set()
+        pool.worker.wait_until(lambda: line.refused > 10, "a worker that is refused, and asks again")
+        assert pool.worker.log.count("The API refuses the worker, which goes on asking: ") == 1
+        line.refusing.clear()
+
+        after = tmp_path / "after"
+        after.mkdir()
+        assert pool.wait_for_end(pool.start("flows.py:report", after)).name == "Completed"
+        (tmp_path / "go").touch()
+        assert pool.wait_for_end(running).name == "Completed"
+        assert pool.worker.process.poll() is None
 
 
 # The worker's end.

@@ -154,17 +154,21 @@ class Worker(ProcessWorker):
 
     @contextmanager
     def _server_may_be_away(self, *, known_by_return: bool = True) -> Iterator[None]:
-        """Log instead of raising, once, where the server does not answer, or answers that it cannot.
+        """Log instead of raising, once, where the server does not answer, or answers that it cannot or must not.
 
+        It refuses one while the API's password is new, and the worker that knows it has not yet taken this one's place.
         What is not ``known_by_return`` may end well without an answer.
         """
         try:
             yield
         except (httpx.HTTPError, TimeoutError) as error:
-            if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+            response = error.response if isinstance(error, httpx.HTTPStatusError) else None
+            refused = response is not None and response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+            if response is not None and not response.is_server_error and not refused:
                 raise
             if not self._away:
-                logger.warning("The API does not answer, the worker goes on asking: %s", error or type(error).__name__)
+                what = "refuses the worker" if refused else "does not answer the worker"
+                logger.warning("The API %s, which goes on asking: %s", what, error or type(error).__name__)
             self._away = True
         else:
             if self._away and known_by_return:
