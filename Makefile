@@ -57,9 +57,9 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 
 ##@ Looking and working
 .PHONY: service-status status login audit rotate-secrets service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db rejected-rows check-db-health backup restore
-service-status: $(VENV)/controller ## one screen: services, last run, rows
+service-status: $(VENV)/controller ## one screen: is it well? JSON=1: the same for programs
 	@mkdir -p .cache
-	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt >.cache/status.log || { cat .cache/status.log; exit 1; }
+	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt $(if $(filter 1,$(JSON)),--extra-vars status_format=json) >.cache/status.log || { cat .cache/status.log; exit 1; }
 	@cat .cache/status.txt
 
 status: service-status ## the same

@@ -1,10 +1,11 @@
 """The platform does what people came for: a master run loads the sheets; a broken sheet stops nothing else."""
 
 import csv
+import json
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from testinfra.host import Host
@@ -73,6 +74,46 @@ def test_status_names_release_and_schema(inventory: "Inventory", server: Host, d
         shown.stdout
     )
     assert re.search(rf"Database +{database.check_output(revision)}\n", shown.stdout), shown.stdout
+
+
+def status(inventory: "Inventory", file: Path) -> dict[str, Any]:
+    """Return what `make status JSON=1` prints."""
+    done = inventory.playbook("playbooks/status.yml", "--extra-vars", f"status_file={file} status_format=json")
+    assert done.returncode == 0, done.stdout
+    assert "changed=0" in done.stdout
+    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return report
+
+
+def test_status_says_for_programs_that_it_is_well(inventory: "Inventory", tmp_path: Path) -> None:
+    report = status(inventory, tmp_path / "status.json")
+    assert report["problems"] == []
+    assert report["well"] is True
+    units = {unit["unit"].partition("@")[0]: unit["state"] for unit in report["services"]}
+    assert units == dict.fromkeys(("postgresql", "nginx", "prefect-server", "prefect-worker"), "active")
+    assert set(report["work_pool"]["workers"]) >= set(inventory.names("prefect_worker"))
+    assert {run["flow"]: run["state"] for run in report["last_run"]} == dict.fromkeys(
+        ("Master ETL Flow", *FLOWS), "Completed"
+    )
+    assert report["rows"]["experiment"] > 0
+    assert {certificate["service"] for certificate in report["certificates"]} == {"the proxy", "PostgreSQL"}
+    assert {disk["path"] for disk in report["disks"]} >= {"/"}
+
+
+@pytest.mark.disruptive
+def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: Host, tmp_path: Path) -> None:
+    server.check_output("systemctl stop prefect-server")
+    try:
+        report = status(inventory, tmp_path / "status.json")
+    finally:
+        server.check_output("systemctl start prefect-server")
+    assert report["well"] is False
+    name = inventory.name("prefect_server")
+    assert f"prefect-server on {name} is inactive: `journalctl -u prefect-server` there says why" in report["problems"]
+    assert any(problem.startswith("Prefect's API does not answer: ") for problem in report["problems"])
+    assert len(report["problems"]) == 2
+    assert report["rows"]["experiment"] > 0
+    assert report["database"]["revision"] == report["database"]["expected"]
 
 
 @pytest.mark.disruptive
