@@ -217,3 +217,5 @@ def _write_examples(directory: Path, temporary: Path) -> None:
 
 if __name__ == "__main__":
     main()
+    # All is written; rattler's threads can crash an interpreter that ends as usual.
+    os._exit(0)

@@ -6,6 +6,7 @@ Such a file carries addresses: it is made where it is used, and never committed.
 import argparse
 import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
@@ -175,3 +176,5 @@ def _records(channel_directory: Path, names: Iterable[str]) -> dict[str, dict[st
 
 if __name__ == "__main__":
     main()
+    # All is written; rattler's threads can crash an interpreter that ends as usual.
+    os._exit(0)
