@@ -46,8 +46,9 @@ RETRIES_VARIABLE = "CRASH_RETRIES"
 # Crashes that are older are left alone: nobody expects their successors any more.
 _WINDOW = timedelta(hours=24)
 _NEWS = timedelta(minutes=2)
-# When the records of a crashed flow run have come in, see outbox.py, and until when what is left is looked for.
-_SETTLED_SECONDS = range(45, 120)
+# When the records of a crashed flow run have come in, see outbox.py, and when what is left is looked for the last time.
+_RECORDED_SECONDS = 45
+_SETTLED_SECONDS = 120
 # How long a flow run may have no process before it is held for crashed: one that a worker of this name has taken, and
 # one that somebody has taken and not begun.
 _OWN_SECONDS = 30
@@ -84,6 +85,8 @@ class Crashes:
         self._retries = retries
         # When each was first seen; not by a wall clock, which may jump.
         self._crashed: dict[UUID, float] = {}
+        # Those of which nothing is left to be looked for.
+        self._settled: set[UUID] = set()
         self._missing: dict[UUID, float] = {}
 
     async def see_to(self, client: PrefectClient, own: set[UUID] | None) -> None:
@@ -102,13 +105,19 @@ class Crashes:
             ),
             work_pool_filter=self._pool,
         )
-        now = time.monotonic()
-        self._crashed = {run.id: self._crashed.get(run.id, now) for run in runs}
+        # What is done is noted when it is done: what fails on the way is tried again the next time.
+        self._crashed = {run.id: self._crashed[run.id] for run in runs if run.id in self._crashed}
+        self._settled &= self._crashed.keys()
         for run in runs:
-            if self._crashed[run.id] == now:
+            if run.id not in self._crashed:
                 await _run_again(client, run, self._retries)
-            if int(now - self._crashed[run.id]) in _SETTLED_SECONDS:
+                self._crashed[run.id] = time.monotonic()
+        for run in runs:
+            age = time.monotonic() - self._crashed[run.id]
+            if age >= _RECORDED_SECONDS and run.id not in self._settled:
                 await _end_children(client, run)
+                if age >= _SETTLED_SECONDS:
+                    self._settled.add(run.id)
 
     async def _find_missing(self, client: PrefectClient, own: set[UUID] | None) -> None:
         """Hold flow runs for crashed that were taken, and have no process."""
