@@ -56,13 +56,18 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --tags worker
 
 ##@ Looking and working
-.PHONY: service-status status login audit rotate-secrets service-logs run-etl deploy exec-prefect-worker exec-db access-db access-prefect-db rejected-rows check-db-health backup restore
+.PHONY: service-status status self-check login audit rotate-secrets service-logs logs run-etl deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
 service-status: $(VENV)/controller ## one screen: is it well? JSON=1: the same for programs
 	@mkdir -p .cache
 	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt $(if $(filter 1,$(JSON)),--extra-vars status_format=json) >.cache/status.log || { cat .cache/status.log; exit 1; }
 	@cat .cache/status.txt
 
 status: service-status ## the same
+
+self-check: $(VENV)/controller ## run a flow that writes a row and read that back; JSON, and an exit code; safe in production
+	@mkdir -p .cache && rm -f .cache/self-check.json
+	@$(PLAY) playbooks/self_check.yml --extra-vars self_check_file=$(CURDIR)/.cache/self-check.json >.cache/self-check.log || failed=1; \
+		cat .cache/self-check.json || cat .cache/self-check.log; exit $${failed:-0}
 
 login: $(VENV)/controller ## where the UI is, and what it asks for
 	@$(PLAY) playbooks/login.yml
@@ -76,6 +81,8 @@ rotate-secrets: $(VENV)/controller ## new secrets, all or ONLY=name,name, while 
 service-logs: $(VENV)/controller ## the services' journal; FOLLOW=1 follows it, UNIT=name shows one
 	@$(ON) all journalctl --no-hostname $(if $(FOLLOW),--follow,--no-pager) --lines 200 $(or $(UNIT:%=--unit %),--unit 'prefect-*' --unit 'biocirv-*' --unit nginx --identifier postgres)
 
+logs: service-logs ## the same
+
 run-etl: $(VENV)/controller ## run the master flow through its deployment and wait for it
 	@$(PLAY) playbooks/run_etl.yml
 
@@ -85,6 +92,8 @@ deploy: $(VENV)/controller ## register a deployment of prefect.yaml again: DEPLO
 
 exec-prefect-worker: $(VENV)/controller ## a command (CMD=) as the worker runs flows: its account, environment and directory
 	@$(AS_WORKER) $(or $(CMD),bash)
+
+shell: exec-prefect-worker ## the same, for a shell
 
 exec-db: $(VENV)/controller ## a command (CMD=) on the database's host, as postgres
 	@$(ON) database runuser --user postgres -- $(or $(CMD),bash)
@@ -99,6 +108,11 @@ REJECTED = SELECT flow, worksheet, row_number, column_name, value, reason FROM r
 	WHERE etl_run_id IN (SELECT max(id) FROM etl_run WHERE status = 'completed' GROUP BY flow) ORDER BY etl_run_id, worksheet, row_number
 rejected-rows: $(VENV)/controller ## the rows that each flow's last run did not load, and why
 	@$(ON) --unit biocirv-migrations prefect_server psql --pset pager=off --command "$(REJECTED)"
+
+export: $(VENV)/controller ## a table as CSV: make export TABLE=observation > observation.csv
+	@$(if $(TABLE),,$(error Which table? As in make export TABLE=observation; make status lists them))
+	@$(ON) database runuser --user postgres -- env PGOPTIONS=-crole=biocirv_read psql --no-psqlrc --quiet --dbname biocirv_db \
+		--command 'COPY (SELECT * FROM "$(TABLE)") TO STDOUT (FORMAT csv, HEADER)'
 
 check-db-health: $(VENV)/controller ## "accepting connections", or not
 	@$(ON) database pg_isready

@@ -11,6 +11,7 @@ from ca_biositing.pipeline.flows.experiment import experiment_flow
 from ca_biositing.pipeline.flows.field_sample import field_sample_flow
 from ca_biositing.pipeline.flows.observation import observation_flow
 from ca_biositing.pipeline.flows.primary_product import primary_product_flow
+from ca_biositing.pipeline.flows.self_check import self_check_flow
 
 # In the order of their dependencies: what a flow refers to is loaded by one before it.
 AVAILABLE_FLOWS: dict[str, Flow[[], State[Accounting]]] = {
@@ -20,6 +21,8 @@ AVAILABLE_FLOWS: dict[str, Flow[[], State[Accounting]]] = {
     "experiment": experiment_flow,
     "observation": observation_flow,
 }
+
+__all__ = ["AVAILABLE_FLOWS", "master_flow", "self_check_flow"]
 
 
 @flow(name="Master ETL Flow")

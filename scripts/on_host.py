@@ -60,12 +60,14 @@ def transport(name: str, variables: dict[str, Any], command: list[str], *, termi
     if "docker" in str(variables.get("ansible_connection", "ssh")):
         return ["docker", "exec", "--interactive", *(["--tty"] if terminal else []), address, *command]
     login = [f"-l{variables['ansible_user']}"] if "ansible_user" in variables else []
+    key = [f"-i{variables['ansible_ssh_private_key_file']}"] if "ansible_ssh_private_key_file" in variables else []
     port = [f"-p{variables['ansible_port']}"] if "ansible_port" in variables else []
     options = shlex.split(str(variables.get("ansible_ssh_common_args", "")))
     return [
         "ssh",
         *(["-t"] if terminal else []),
         *login,
+        *key,
         *port,
         *options,
         address,

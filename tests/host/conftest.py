@@ -48,10 +48,14 @@ class Inventory:
         """Return the names of a group's hosts."""
         return [str(name) for name in self._groups[group]["hosts"]]
 
+    def variables(self, name: str) -> dict[str, Any]:
+        """Return a host's variables, as they are written."""
+        found: dict[str, Any] = self._groups["_meta"]["hostvars"].get(name, {})
+        return found
+
     def is_container(self, group: str) -> bool:
-        """Say whether a group's first host is a container on this machine."""
-        variables = self._groups["_meta"]["hostvars"].get(self.name(group), {})
-        return "docker" in str(variables.get("ansible_connection"))
+        """Say whether a group's first host is a container on this machine that is reached through its engine."""
+        return "docker" in str(self.variables(self.name(group)).get("ansible_connection"))
 
     def host(self, group: str) -> Host:
         """Return the first host of a group, as root."""
@@ -59,7 +63,8 @@ class Inventory:
 
     def host_named(self, name: str) -> Host:
         """Return a host, as root."""
-        return testinfra.get_host(f"ansible://{name}", ansible_inventory=self.path, sudo=False)
+        root = "docker" in str(self.variables(name).get("ansible_connection"))
+        return testinfra.get_host(f"ansible://{name}", ansible_inventory=self.path, sudo=not root)
 
     def value(self, name: str) -> Any:  # noqa: ANN401 - a variable is what the inventory makes it
         """Return a variable of the first database host, templated."""

@@ -1,8 +1,11 @@
 """The playbooks: check mode tells the truth, and bad input is told whole before anything is changed."""
 
+import json
 import re
 import shutil
+import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +13,7 @@ import pytest
 from testinfra.host import Host
 
 if TYPE_CHECKING:
-    from tests.host.conftest import Inventory
+    from tests.host.conftest import Api, Inventory
 
 RECAP = re.compile(r"ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)")
 
@@ -119,27 +122,66 @@ def test_a_machine_without_docker_gets_advice(inventory: "Inventory", tmp_path: 
     assert "make up" in refused.stdout
 
 
+STAND_IN = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        with open("/run/told", "ab") as file:
+            file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\\n")
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", 8099), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def told(server: Host) -> Iterator[Callable[[], list[str]]]:
+    """Return what gives the texts that a stand-in for somebody's chat has been told, when there are any."""
+    server.check_output("systemd-run --unit=told --collect python3 -c %s", STAND_IN)
+
+    def texts() -> list[str]:
+        deadline = time.monotonic() + 30
+        while not server.file("/run/told").exists:
+            assert time.monotonic() < deadline, "nobody was told"
+            time.sleep(0.5)
+        return [json.loads(line)["text"] for line in server.check_output("cat /run/told").splitlines()]
+
+    yield texts
+    server.check_output("systemctl stop told && rm -f /run/told")
+
+
 @pytest.mark.disruptive
-def test_a_google_key_is_the_worker_s_alone(inventory: "Inventory", worker: Host, tmp_path: Path) -> None:
-    """It is shown nowhere, flows find it, and it goes when its variable does."""
+def test_a_google_key_is_the_worker_s_alone_and_a_failure_is_told(
+    inventory: "Inventory", worker: Host, api: "Api", told: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    """The key is shown nowhere, flows find it, and that it is incomplete is told; both go when their variables do."""
     secret = f"key-{uuid.uuid4().hex}"
     key = tmp_path / "key.json"
     key.write_text(f'{{"type": "service_account", "private_key": "{secret}"}}\n', encoding="utf-8")
     path = "/etc/biocirv/credentials/key.json"
-    google = f'{{"credential_files": {{"CREDENTIALS_PATH": "{key}"}}, "flow_environment": {{"ETL_SOURCE": "google"}}}}'
+    variables = {
+        "credential_files": {"CREDENTIALS_PATH": str(key)},
+        "flow_environment": {"ETL_SOURCE": "google"},
+        "prefect_deployments_failure_webhook": f"http://127.0.0.1:8099/{secret}",
+    }
 
-    done = inventory.playbook("site.yml", "--diff", "--extra-vars", google)
+    done = inventory.playbook("site.yml", "--diff", "--extra-vars", json.dumps(variables))
 
     assert done.returncode == 0, done.stdout
     assert secret not in done.stdout
     assert (worker.file(path).mode, worker.file(path).user) == (0o400, "prefect-worker")
     failed = inventory.playbook("playbooks/run_etl.yml")
-    assert re.search(r"key\.json \(CREDENTIALS_PATH\) is incomplete: it lacks .*client_email", failed.stdout), (
-        failed.stdout
-    )
+    reason = r"key\.json \(CREDENTIALS_PATH\) is incomplete: it lacks .*client_email"
+    assert re.search(reason, failed.stdout), failed.stdout
     assert secret not in failed.stdout
+    (text,) = told()
+    assert re.match(r"Master ETL Flow \(\S+\) Failed: 5 of 5 flows failed\.", text)
+    assert re.search(reason, text)
 
     again = inventory.playbook("site.yml")
 
     assert again.returncode == 0, again.stdout
     assert not worker.file(path).exists
+    automations = api.ask("/automations/filter", {})
+    assert [automation["name"] for automation in automations] == ["Flow runs without heartbeats are Crashed"]
+    assert api.ask("/block_documents/filter", {}) == []

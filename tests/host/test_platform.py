@@ -100,6 +100,34 @@ def test_status_says_for_programs_that_it_is_well(inventory: "Inventory", tmp_pa
     assert {disk["path"] for disk in report["disks"]} >= {"/"}
 
 
+def self_check(inventory: "Inventory", file: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    """Return the exit code of `make self-check`, and what it prints."""
+    done = inventory.playbook("playbooks/self_check.yml", "--extra-vars", f"self_check_file={file}", *options)
+    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return done.returncode, report
+
+
+def test_self_check_reads_the_row_of_its_flow(inventory: "Inventory", tmp_path: Path) -> None:
+    code, report = self_check(inventory, tmp_path / "check.json")
+    assert (code, report["well"], report["problems"]) == (0, True, [])
+    assert report["row"]["flow_run_id"] == report["flow_run"]
+    assert (report["row"]["flow"], report["row"]["status"], report["state"]) == ("self_check", "completed", "Completed")
+
+
+@pytest.mark.disruptive
+def test_self_check_says_that_nobody_runs_flows(inventory: "Inventory", worker: Host, tmp_path: Path) -> None:
+    worker.check_output("systemctl stop prefect-worker")
+    try:
+        code, report = self_check(inventory, tmp_path / "check.json", "--extra-vars", "self_check_patience=3")
+    finally:
+        worker.check_output("systemctl start prefect-worker")
+    assert code != 0
+    assert (report["well"], report["row"]) == (False, {})
+    services, flow_run = report["problems"]
+    assert "prefect-worker is inactive" in services
+    assert re.fullmatch(r"The flow run \S+ is (Scheduled|Late) after 3 s: no worker has taken it", flow_run)
+
+
 @pytest.mark.disruptive
 def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: Host, tmp_path: Path) -> None:
     server.check_output("systemctl stop prefect-server")
