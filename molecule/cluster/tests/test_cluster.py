@@ -1,0 +1,78 @@
+"""Four hosts that are reached over ssh, and reach each other by name over TLS."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
+
+WORKERS = ("worker1.example.org", "worker2.example.org")
+HOSTS = ("db.example.org", "prefect.example.org", *WORKERS)
+
+
+def test_hosts_are_reached_as_an_ordinary_user(inventory: "Inventory") -> None:
+    """Who becomes root by sudo, on a connection that is ssh's."""
+    for host in HOSTS:
+        variables = inventory.variables(host)
+        assert (variables["ansible_connection"], variables["ansible_user"]) == ("ssh", "admin")
+    assert "StrictHostKeyChecking=yes" in os.environ["ANSIBLE_SSH_COMMON_ARGS"]
+
+
+def test_a_host_with_another_key_is_not_talked_to(inventory: "Inventory", tmp_path: Path) -> None:
+    """As when somebody else answers at its address; nothing is changed on any host."""
+    options = os.environ["ANSIBLE_SSH_COMMON_ARGS"]
+    (known,) = re.findall(r"UserKnownHostsFile=(\S+)", options)
+    addresses, keys = zip(
+        *(line.split(" ", 1) for line in Path(known).read_text(encoding="utf-8").splitlines()), strict=True
+    )
+    others = tmp_path / "known_hosts"
+    # Each has the key of its neighbour.
+    others.write_text(
+        "".join(f"{address} {key}\n" for address, key in zip(addresses, (*keys[1:], keys[0]), strict=True))
+    )
+    # A connection that is open already would know who is there.
+    changed = f"{options.replace(known, str(others))} -o ControlPath=none"
+
+    refused = inventory.playbook("site.yml", ANSIBLE_SSH_COMMON_ARGS=changed)
+
+    assert refused.returncode != 0
+    assert "Host key verification failed" in refused.stdout
+    assert re.findall(r"changed=(\d+)", refused.stdout) == ["0"] * len(HOSTS), refused.stdout
+
+
+def test_each_host_has_only_what_is_its(inventory: "Inventory") -> None:
+    """Packages, and ports that other hosts reach."""
+    listening = {}
+    for name in HOSTS:
+        shown = inventory.host_named(name).check_output("ss --no-header --listening --tcp --numeric")
+        addresses = [line.split()[3] for line in shown.splitlines()]
+        beyond = [address for address in addresses if not address.startswith(("127.", "[::1]"))]
+        listening[name] = {int(address.rsplit(":", 1)[1]) for address in beyond}
+    assert listening == {
+        "db.example.org": {22, 5432},
+        "prefect.example.org": {22, 443},
+        **{worker: {22} for worker in WORKERS},
+    }
+    for name in WORKERS:
+        host = inventory.host_named(name)
+        assert not host.package("nginx").is_installed
+        assert not host.file("/etc/biocirv/prefect-server.env").exists
+
+
+@pytest.mark.disruptive
+@pytest.mark.parametrize("name", WORKERS)
+def test_each_worker_runs_the_master_flow(inventory: "Inventory", name: str) -> None:
+    """Alone, while the other one is stopped."""
+    (other,) = (inventory.host_named(each) for each in WORKERS if each != name)
+    other.check_output("systemctl stop prefect-worker")
+    try:
+        done = inventory.playbook("playbooks/run_etl.yml")
+    finally:
+        other.check_output("systemctl start prefect-worker")
+    assert done.returncode == 0, done.stdout
+    journal = inventory.host_named(name).check_output("journalctl --unit prefect-worker --output cat")
+    assert re.search(r"Finished in state Completed\('primary_product: read 60 = ", journal)
