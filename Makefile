@@ -124,7 +124,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-code test-platform test-images lint test-unit test-integration test-molecule drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test test-code test-platform test-images lint test-unit test-integration test-molecule test-vagrant vagrant-controller vagrant-image drill bench-converge bench-etl bench-runs lock variables help
 # In two lanes that take about as long: most of either is waiting.
 test: $(VENV)/dev test-images ## everything that CI runs; each part's output comes when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-code test-platform
@@ -164,6 +164,16 @@ test-molecule: $(VENV)/dev ## a scenario on a container: DEBIAN=12|13, SCENARIO=
 
 drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and count what is lost: NAME=kill-worker, or all; real hosts: CONFIRM=1
 	DRILL_CONFIRMED=$(CONFIRM) pytest tests/drills --ansible-inventory $(INVENTORY) $(if $(NAME),-k '[$(NAME)]')
+
+PROVIDER ?= docker
+test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
+	@command -v vagrant >/dev/null || { echo "Installing vagrant"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends vagrant; }
+	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
+
+vagrant-controller: $(VENV)/controller
+
+vagrant-image: $(VENV)/controller
+	@$(PLAY) target/ssh_image.yml
 
 bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes
 	$(VENV)/bin/python benchmarks/converge.py
