@@ -124,7 +124,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-code test-platform test-images lint test-unit test-integration test-molecule test-vagrant vagrant-controller vagrant-image drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test test-code test-platform test-images lint test-unit test-integration test-molecule test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
 # In two lanes that take about as long: most of either is waiting.
 test: $(VENV)/dev test-images ## everything that CI runs; each part's output comes when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-code test-platform
@@ -169,8 +169,6 @@ PROVIDER ?= docker
 test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
 	@command -v vagrant >/dev/null || { echo "Installing vagrant"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends vagrant; }
 	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
-
-vagrant-controller: $(VENV)/controller
 
 vagrant-image: $(VENV)/controller
 	@$(PLAY) target/ssh_image.yml

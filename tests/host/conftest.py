@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,10 @@ class Inventory:
 
     def is_container(self, group: str) -> bool:
         """Say whether a group's first host is a container on this machine that is reached through its engine."""
-        return "docker" in str(self.variables(self.name(group)).get("ansible_connection"))
+        return self._is_container(self.name(group))
+
+    def _is_container(self, name: str) -> bool:
+        return "docker" in str(self.variables(name).get("ansible_connection"))
 
     def host(self, group: str) -> Host:
         """Return the first host of a group, as root."""
@@ -63,8 +68,8 @@ class Inventory:
 
     def host_named(self, name: str) -> Host:
         """Return a host, as root."""
-        root = "docker" in str(self.variables(name).get("ansible_connection"))
-        return testinfra.get_host(f"ansible://{name}", ansible_inventory=self.path, sudo=not root)
+        sudo = not self._is_container(name)
+        return testinfra.get_host(f"ansible://{name}", ansible_inventory=self.path, sudo=sudo)
 
     def value(self, name: str) -> Any:  # noqa: ANN401 - a variable is what the inventory makes it
         """Return a variable of the first database host, templated."""
@@ -109,6 +114,19 @@ class Api:
     def is_ready(self) -> bool:
         """Say whether the API answers and reaches its database."""
         return bool(self._host.run(f'{CURL} --output /dev/null "$PREFECT_API_URL/ready"').rc == 0)
+
+
+RECOVERY_SECONDS = 120
+
+
+def wait_until(ready: Callable[[], bool], host: Host) -> None:
+    """Wait until something is true of a host; show the host's journal where it does not become so."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while not ready():
+        if time.monotonic() > deadline:
+            pytest.fail(host.run("journalctl --lines 60 --no-pager").stdout)
+        # Between two looks, each of which starts processes on the host.
+        time.sleep(0.5)
 
 
 def pytest_configure(config: pytest.Config) -> None:

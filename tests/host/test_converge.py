@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.host import Host
+
+from tests.host.conftest import wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
@@ -140,10 +141,7 @@ def told(server: Host) -> Iterator[Callable[[], list[str]]]:
     server.check_output("systemd-run --unit=told --collect python3 -c %s", STAND_IN)
 
     def texts() -> list[str]:
-        deadline = time.monotonic() + 30
-        while not server.file("/run/told").exists:
-            assert time.monotonic() < deadline, "nobody was told"
-            time.sleep(0.5)
+        wait_until(lambda: bool(server.file("/run/told").exists), server)
         return [json.loads(line)["text"] for line in server.check_output("cat /run/told").splitlines()]
 
     yield texts

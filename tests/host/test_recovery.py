@@ -1,29 +1,19 @@
 """What goes away comes back by itself: a killed proxy, a reboot, a new container; tests/drills breaks more."""
 
 import subprocess
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.host import Host
+
+from tests.host.conftest import wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
 
 pytestmark = pytest.mark.disruptive
 
-RECOVERY_SECONDS = 120
 UNITS = ("nginx", "prefect-server", "prefect-worker")
-
-
-def wait_until(ready: Callable[[], bool], host: Host) -> None:
-    """Wait until something is true of a host; show the host's journal where it does not become so."""
-    deadline = time.monotonic() + RECOVERY_SECONDS
-    while not ready():
-        if time.monotonic() > deadline:
-            pytest.fail(host.run("journalctl --lines 60 --no-pager").stdout)
-        time.sleep(0.5)
 
 
 def wait_until_well(host: Host, api: "Api") -> None:
