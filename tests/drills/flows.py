@@ -19,8 +19,9 @@ _BLOCK = 16 * 2**20
 class Attempt:
     """One process's try at a flow run, as it notes it itself."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, drill: str, key: str) -> None:
         self.id = str(uuid4())
+        self._drill = drill
         # The same id again where the answer was lost: one try is one row.
         _note(
             "INSERT INTO drill.attempt (id, flow_run_id, key, pid) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
@@ -30,7 +31,9 @@ class Attempt:
         self.is_first = before == (0,)
 
     def work(self, steps: int) -> None:
-        """Run so many tasks of a second, one after the other, and note the end."""
+        """Run tasks of a second each until all of the load is under way, and then so many; note the end."""
+        while _note("SELECT 1 FROM drill.under_way WHERE drill = %s", self._drill) is None:
+            step(self.id)
         for _ in range(steps):
             step(self.id)
         _note("UPDATE drill.attempt SET finished = clock_timestamp() WHERE id = %s", self.id)
@@ -47,25 +50,25 @@ def step(attempt: str) -> None:
 
 
 @flow(name="Drill: steady")
-def steady(key: str, steps: int, steps_again: int) -> None:
+def steady(drill: str, key: str, steps: int, steps_again: int) -> None:
     """Take ``steps`` seconds; ``steps_again`` where the key was tried before."""
-    attempt = Attempt(key)
+    attempt = Attempt(drill, key)
     attempt.work(steps if attempt.is_first else steps_again)
 
 
 @flow(name="Drill: stubborn")
-def stubborn(key: str, steps: int, steps_again: int) -> None:
+def stubborn(drill: str, key: str, steps: int, steps_again: int) -> None:
     """Ignore SIGTERM, the first time."""
-    attempt = Attempt(key)
+    attempt = Attempt(drill, key)
     if attempt.is_first:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     attempt.work(steps if attempt.is_first else steps_again)
 
 
 @flow(name="Drill: hungry")
-def hungry(key: str, steps: int, steps_again: int, megabytes: int) -> None:
+def hungry(drill: str, key: str, steps: int, steps_again: int, megabytes: int) -> None:
     """Take memory until somebody ends it, the first time; fail where nobody does."""
-    attempt = Attempt(key)
+    attempt = Attempt(drill, key)
     if not attempt.is_first:
         attempt.work(steps_again)
         return
