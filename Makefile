@@ -124,22 +124,14 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-code test-platform test-images lint test-unit test-integration test-molecule test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
-# In two lanes that take about as long: most of either is waiting.
+.PHONY: test test-images lint test-unit test-integration test-molecule test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
+# Two at a time, the longest first: much of each is waiting. A scenario's number is the Debian that it runs on.
+TESTS = lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
 test: $(VENV)/dev test-images ## everything that CI runs; each part's output comes when it is done
-	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-code test-platform
+	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(TESTS)
 
-test-code: ## style, types, unit and integration tests, and the life of a release
-	@$(MAKE) lint
-	@$(MAKE) test-unit
-	@$(MAKE) test-integration
-	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=release
-
-test-platform: ## the other scenarios
-	@$(MAKE) test-molecule DEBIAN=13
-	@$(MAKE) test-molecule DEBIAN=12 SCENARIO=secure
-	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=conda
-	@$(MAKE) test-molecule DEBIAN=13 SCENARIO=drills
+test-%-12 test-%-13:
+	@$(MAKE) test-molecule DEBIAN=$(lastword $(subst -, ,$@)) SCENARIO=$*
 
 lint: $(VENV)/dev ## style and types
 	ruff check .

@@ -97,8 +97,12 @@ class Exercise:
         drill = outcome.drill
         outcome.load = Load(self._field, drill.name)
         self._field.start(outcome.load, drill.kind, drill.steps, is_fresh=is_fresh)
+        if not drill.outlasts:
+            self._field.let_count(outcome.load)
         outcome.broken_at = self._platform.now()
         outcome.broken_at = drill.strike(outcome.load) or outcome.broken_at
+        if drill.outlasts:
+            self._field.let_count(outcome.load)
         outcome.seconds_until_well = self._platform.seconds_until_well()
         outcome.well_at = self._platform.now()
 

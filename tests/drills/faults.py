@@ -44,8 +44,10 @@ class Drill:
     breaks: ClassVar[str]
     batch: ClassVar[str]
     kind: ClassVar[str] = "steady"
-    # Seconds that each flow run takes that is in flight when it breaks.
+    # Seconds that each flow run still takes when it breaks.
     steps: tuple[int, ...] = (20, 20, 20, 20)
+    # Or when that is over: of a fault that takes its time to come.
+    outlasts: ClassVar[bool] = False
     # Flow runs whose process the fault ends, and which therefore run again: all, those of a name, or none.
     crashing: ClassVar[str | None] = None
     # What the state of a run that crashed has to say.
@@ -195,8 +197,8 @@ class ReleaseSwitch(Drill):
     name = "release-switch"
     breaks = "a deploy of a changed application"
     batch = "worker"
-    # Longer than a build under load.
-    steps = (120, 120, 120, 120)
+    steps = (5, 5, 5, 5)
+    outlasts = True
 
     def strike(self, load: Load) -> float:
         """Deploy; return when `current` was switched."""

@@ -31,8 +31,8 @@ class Attempt:
         self.is_first = before == (0,)
 
     def work(self, steps: int) -> None:
-        """Run tasks of a second each until all of the load is under way, and then so many; note the end."""
-        while _note("SELECT 1 FROM drill.under_way WHERE drill = %s", self._drill) is None:
+        """Run tasks of a second each until the load is to count them, and then so many; note the end."""
+        while _note("SELECT 1 FROM drill.counting WHERE drill = %s", self._drill) is None:
             step(self.id)
         for _ in range(steps):
             step(self.id)

@@ -40,7 +40,7 @@ SCHEMA = """
     CREATE TABLE drill.step (
         attempt_id uuid NOT NULL REFERENCES drill.attempt, task_run_id uuid NOT NULL,
         done timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (attempt_id, task_run_id));
-    CREATE TABLE drill.under_way (drill text PRIMARY KEY);
+    CREATE TABLE drill.counting (drill text PRIMARY KEY);
     GRANT USAGE ON SCHEMA drill TO biocirv_write;
     GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA drill TO biocirv_write;
 """
@@ -205,7 +205,7 @@ class Field:
     def start(self, load: Load, kind: str, steps: Iterable[int], *, is_fresh: bool) -> None:
         """Start a run for each number of steps, and a master run; return when all are being executed.
 
-        However long that takes, they count their steps from then on.
+        However long that takes, they count their steps from ``let_count`` on.
         ``is_fresh`` says that no other load's master run is under way, or dead and not yet known to be.
         """
         for number, count in enumerate(steps, 1):
@@ -224,7 +224,10 @@ class Field:
             f"the master run of {load.drill} is under way",
             START_SECONDS,
         )
-        self.platform.sql(f"INSERT INTO drill.under_way VALUES ('{load.drill}')")
+
+    def let_count(self, load: Load) -> None:
+        """Let the flow runs of a load count their steps."""
+        self.platform.sql(f"INSERT INTO drill.counting VALUES ('{load.drill}')")
 
     def create(self, deployment: str, name: str, parameters: dict[str, object]) -> None:
         """Create a flow run; once, where the answer was lost and the client asks again."""

@@ -68,6 +68,40 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
     server.check_output("rm %s", marker)
 
 
+# What each tag of site.yml brings back: the group whose host is harmed, how, and what shows it.
+PSQL = 'runuser --user postgres -- psql -Atc "{}"'
+PARTS = {
+    "base": ("database", "timedatectl set-timezone Asia/Tokyo", "timedatectl show --property=Timezone --value"),
+    "database": (
+        "database",
+        PSQL.format("ALTER ROLE biocirv_monitor CONNECTION LIMIT 2"),
+        PSQL.format("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'biocirv_monitor'"),
+    ),
+    "proxy": ("prefect_server", "echo '# harmed' >> /etc/biocirv/nginx.conf", "tail -n 1 /etc/biocirv/nginx.conf"),
+    "deploy": ("prefect_worker", "ln -sfn releases/none /opt/biocirv/candidate", "readlink /opt/biocirv/candidate"),
+    "firewall": ("database", "nft delete table inet biocirv", "nft list table inet biocirv | grep -c accept"),
+}
+
+
+@pytest.mark.disruptive
+def test_a_tag_converges_its_part_alone(inventory: "Inventory") -> None:
+    """By itself, with no facts of an earlier play."""
+
+    def look() -> dict[str, str]:
+        return {tag: inventory.host(group).run(shows).stdout for tag, (group, _, shows) in PARTS.items()}
+
+    well = look()
+    for group, harm, _ in PARTS.values():
+        inventory.host(group).check_output(harm)
+    expected = look()
+    assert all(expected[tag] != well[tag] for tag in PARTS)
+    for tag in PARTS:
+        done = inventory.playbook("site.yml", "--tags", tag)
+        assert done.returncode == 0, done.stdout
+        expected[tag] = well[tag]
+        assert look() == expected, done.stdout
+
+
 def test_a_missing_variable_is_named(inventory: "Inventory") -> None:
     refused = inventory.playbook("playbooks/preflight.yml", "--extra-vars", '{"prefect_work_pool": null}')
     assert refused.returncode != 0
