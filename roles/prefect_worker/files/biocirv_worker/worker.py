@@ -209,25 +209,35 @@ class Worker(ProcessWorker):
 
     async def watch(self, peers: Peers) -> None:
         """End flow runs that must not run on, and see to those that crashed, for ever."""
+        # An answer is wanted soon, or none; the loops are the retry.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            async with get_client() as client, anyio.create_task_group() as group:
+                group.start_soon(self._guard, client)
+                group.start_soon(self._care, client, peers)
+
+    async def _guard(self, client: PrefectClient) -> None:
+        """End flow runs in time, whatever is being seen to meanwhile and however long that takes."""
+        contact = time.monotonic()
+        while True:
+            # The limit is for a connection that is tried several times, too.
+            with self._server_may_be_away(), anyio.fail_after(_ANSWER_SECONDS):
+                await self._fence(client)
+                contact = time.monotonic()
+            if time.monotonic() - contact > CONTACT_SECONDS:
+                reason = f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"
+                self._kill(list(self._attempts), reason)
+            await anyio.sleep(_FENCE_SECONDS)
+
+    async def _care(self, client: PrefectClient, peers: Peers) -> None:
+        """Send what flow runs could not send, and run those again that crashed."""
         outboxes = Outboxes()
         crashed = crashes.Crashes(self.name, self._work_pool_name, self._crash_retries)
-        contact = time.monotonic()
-        # An answer is wanted soon, or none; the loop is the retry.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-            async with get_client() as client:
-                while True:
-                    with self._server_may_be_away():
-                        # Also of a connection that is tried several times.
-                        with anyio.fail_after(_ANSWER_SECONDS):
-                            await self._fence(client)
-                        contact = time.monotonic()
-                        if not self.draining:
-                            await outboxes.deliver(client)
-                            await crashed.see_to(client, own=None if peers.others() else set(self._attempts))
-                    if time.monotonic() - contact > CONTACT_SECONDS:
-                        reason = f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"
-                        self._kill(list(self._attempts), reason)
-                    await anyio.sleep(_FENCE_SECONDS)
+        while True:
+            if not self.draining:
+                with self._server_may_be_away():
+                    await outboxes.deliver(client)
+                    await crashed.see_to(client, own=None if peers.others() else set(self._attempts))
+            await anyio.sleep(_FENCE_SECONDS)
 
     async def _fence(self, client: PrefectClient) -> None:
         """End the processes of flow runs that the server holds for crashed: they may be run again any time."""

@@ -1,0 +1,65 @@
+"""Flow runs are ended for want of contact, and for nothing else, however long the worker sees to something else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import httpx
+import pytest
+from biocirv_worker import crashes, worker
+from biocirv_worker.systemd import Peers
+
+CONTACT_SECONDS = 0.3
+LOOKED_SECONDS = 1.5
+
+
+class Client:
+    """Stands in for Prefect's: it answers the worker's fence, or not, and nothing else for an hour."""
+
+    def __init__(self, *, answers: bool) -> None:
+        self._answers = answers
+        self.asked = 0
+
+    async def read_flow_runs(self, **_: Any) -> list[Any]:  # noqa: ANN401 - Prefect's
+        """Return that none has crashed."""
+        self.asked += 1
+        if not self._answers:
+            raise httpx.ConnectError("Nobody is there")
+        return []
+
+
+@pytest.mark.parametrize(("answers", "ended"), [(True, ""), (False, "no contact to the API")])
+def test_a_long_look_at_crashes_is_no_loss_of_contact(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, answers: bool, ended: str
+) -> None:
+    client, cared = Client(answers=answers), anyio.Event()
+
+    @asynccontextmanager
+    async def get_client() -> AsyncIterator[Client]:
+        yield client
+
+    async def see_to(*_: object, **__: object) -> None:
+        cared.set()
+        await anyio.sleep(3600)
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setattr(worker, "get_client", get_client)
+    monkeypatch.setattr(crashes.Crashes, "see_to", see_to)
+    monkeypatch.setattr(worker, "CONTACT_SECONDS", CONTACT_SECONDS)
+    monkeypatch.setattr(worker, "_FENCE_SECONDS", CONTACT_SECONDS / 10)
+    subject = worker.Worker(forks=False, crash_retries=1, work_pool_name="pool", name="worker")
+    attempt = worker._Attempt(anyio.TASK_STATUS_IGNORED)
+    subject._attempts[uuid4()] = attempt
+
+    async def look() -> None:
+        with anyio.move_on_after(LOOKED_SECONDS):
+            await subject.watch(Peers(tmp_path))
+
+    anyio.run(look)
+    assert cared.is_set()
+    assert client.asked > 1
+    assert ended in attempt.ended
+    assert bool(attempt.ended) == bool(ended)
