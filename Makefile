@@ -124,7 +124,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-images lint test-unit test-integration test-molecule test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test test-images lint test-unit test-integration test-molecule test-browser test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
 # Two at a time, the longest first: much of each is waiting. A scenario's number is the Debian that it runs on.
 TESTS = lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
 test: $(VENV)/dev test-images ## everything that CI runs; each part's output comes when it is done
@@ -161,6 +161,10 @@ PROVIDER ?= docker
 test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
 	@command -v vagrant >/dev/null || { echo "Installing vagrant"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends vagrant; }
 	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
+
+test-browser: $(VENV)/dev ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
+	@command -v chromium >/dev/null || { echo "Installing chromium"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends chromium fonts-dejavu-core; }
+	SCREENSHOTS=$(SCREENSHOTS) pytest tests/browser --ansible-inventory $(INVENTORY)
 
 vagrant-image: $(VENV)/controller
 	@$(PLAY) target/ssh_image.yml

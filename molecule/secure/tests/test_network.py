@@ -137,6 +137,12 @@ def test_browsers_are_told_to_stay_with_https(platform: "Platform") -> None:
     assert re.search(r"(?im)^strict-transport-security: max-age=\d{7,}", headers), headers
 
 
+def test_pages_may_talk_to_their_own_host_alone(platform: "Platform") -> None:
+    """Those of Prefect would tell its makers' statistics who looks at them."""
+    headers = platform.curl("/", "--output", "/dev/null", "--dump-header", "-").stdout
+    assert re.search(r"(?im)^content-security-policy: .*\bconnect-src 'self';", headers), headers
+
+
 @pytest.mark.parametrize(("port", "starttls"), [(443, ""), (5432, "-starttls postgres")], ids=["proxy", "postgresql"])
 def test_only_tls_1_3_is_spoken(
     platform: "Platform", attacker: Host, note: Callable[[str], None], port: int, starttls: str

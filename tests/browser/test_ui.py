@@ -1,0 +1,92 @@
+"""Prefect's UI, as somebody uses it who has the password: log in, run the master flow, read what was loaded.
+
+``SCREENSHOTS`` names a directory for pictures of it; those in the docs are of this test.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
+
+RUN_SECONDS = 120
+# What Prefect's own pages and clients say first.
+OPEN = """
+    ([address, token]) => new Promise((resolve, reject) => {
+        const socket = new WebSocket(address, "prefect")
+        socket.onopen = () => socket.send(JSON.stringify({type: "auth", token}))
+        socket.onmessage = message => resolve(JSON.parse(message.data).type)
+        socket.onerror = () => reject(new Error(`${address} was refused`))
+    })
+"""
+
+
+@pytest.fixture
+def take(page: Page, tmp_path: Path) -> "Take":
+    """Return what takes pictures."""
+    return Take(page, Path(os.environ.get("SCREENSHOTS") or tmp_path))
+
+
+class Take:
+    """Takes pictures of a page."""
+
+    def __init__(self, page: Page, directory: Path) -> None:
+        self._page, self._directory = page, directory
+
+    def __call__(self, name: str) -> None:
+        """Take one, when nothing on the page moves any more."""
+        self._page.wait_for_load_state("networkidle")
+        self._page.screenshot(path=self._directory / f"{name}.png", animations="disabled")
+
+
+def test_the_master_flow_is_run_by_clicking(page: Page, inventory: "Inventory", take: Take) -> None:
+    api = inventory.value("prefect_api_url")
+    elsewhere: list[str] = []
+    origin = urlsplit(api).netloc
+    page.on("response", lambda answer: elsewhere.extend([answer.url] * (urlsplit(answer.url).netloc != origin)))
+    # What the proxy's policy refuses never leaves the browser; anything else that failed tried to.
+    page.on(
+        "requestfailed",
+        lambda asked: elsewhere.extend([asked.url] * (asked.failure not in ("csp", "net::ERR_ABORTED"))),
+    )
+
+    page.goto(api.removesuffix("/api"), wait_until="commit")
+    take("login")
+    page.get_by_placeholder("admin:pass").fill(f"biocirv:{inventory.value('prefect_api_password')}")
+    page.get_by_role("button", name="Login").click()
+    page.get_by_role("link", name="Deployments").click()
+    take("deployments")
+    page.get_by_role("link", name="master-etl-deployment").click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Quick run").click()
+    page.get_by_role("link", name="View run").click()
+
+    # Without a reload: the page hears of it.
+    state = page.get_by_text("Completed", exact=True).first
+    expect(state).to_be_visible(timeout=RUN_SECONDS * 1000)
+    take("master-run")
+
+    page.get_by_role("tab", name="Subflow Runs").click()
+    flows = page.get_by_role("tabpanel").locator('a[href*="/runs/flow-run/"]')
+    flows.first.click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("link", name="accounting-").click()
+    # Of each flow run one; the newest is the first.
+    page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
+    expect(page.get_by_role("columnheader", name="inserted")).to_be_visible()
+    take("accounting")
+    assert elsewhere == []
+
+
+def test_a_websocket_opens(page: Page, inventory: "Inventory") -> None:
+    """Through the proxy, and by what its policy lets a page do."""
+    address = inventory.value("prefect_api_url").replace("https://", "wss://") + "/events/out"
+    page.goto(inventory.value("prefect_api_url").removesuffix("/api"), wait_until="commit")
+    password = f"biocirv:{inventory.value('prefect_api_password')}"
+    assert page.evaluate(OPEN, [address, password]) == "auth_success"
