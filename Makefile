@@ -124,13 +124,16 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-images lint test-unit test-integration test-molecule test-browser test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
 # Two at a time, the longest first: much of each is waiting. A scenario's number is the Debian that it runs on.
 TESTS = lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
-test: $(VENV)/dev test-images ## everything that CI runs; each part's output comes when it is done
+test: linux $(VENV)/dev ## everything that CI runs; each part's output comes when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(TESTS)
 
-test-%-12 test-%-13:
+linux:
+	@[ "$$(uname)" = Linux ] || { echo "Tests reach containers by their addresses, which $$(uname) does not: run them on Linux." >&2; exit 1; }
+
+test-%-12 test-%-13: test-images
 	@$(MAKE) test-molecule DEBIAN=$(lastword $(subst -, ,$@)) SCENARIO=$*
 
 lint: $(VENV)/dev ## style and types

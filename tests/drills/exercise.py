@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Until all has ended; and where runs are found dead by their silence, and run again after a pause.
 SETTLE_SECONDS = 120
 DEATH_SECONDS = 360
+# Until what crashed in the drills before, and is due, has run again.
+AGAIN_SECONDS = 240
 # The ETL's own end, after a fault that it survives: it tries again after 5 and 20 seconds.
 LOADED_SECONDS = 40
 # Prefect records task runs some time after they happened.
@@ -66,7 +68,7 @@ class Exercise:
         for outcome in outcomes:
             if not outcome.trouble:
                 with self._noted(outcome):
-                    self._strike(outcome, is_fresh=before is None or self._has_loaded(before))
+                    self._strike(outcome, before)
                 if outcome.trouble:
                     self._platform.mend()
                 before = outcome
@@ -93,10 +95,14 @@ class Exercise:
         outcome.count_rows(self._field)
         return True
 
-    def _strike(self, outcome: Outcome, *, is_fresh: bool) -> None:
+    def _strike(self, outcome: Outcome, before: Outcome | None) -> None:
         drill = outcome.drill
+        is_fresh = before is None or self._has_loaded(before)
+        earlier = [each.load for each in self.outcomes.values() if each.load]
         outcome.load = Load(self._field, drill.name)
-        self._field.start(outcome.load, drill.kind, drill.steps, is_fresh=is_fresh)
+        self._field.start(outcome.load, drill.kind, drill.steps)
+        self._platform.wait_until(lambda: self._field.is_quiet(earlier), "nothing runs again", AGAIN_SECONDS)
+        self._field.start_master(outcome.load, is_fresh=is_fresh)
         if not drill.outlasts:
             self._field.let_count(outcome.load)
         outcome.broken_at = self._platform.now()

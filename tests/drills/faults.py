@@ -490,10 +490,10 @@ DRILLS: dict[str, Drill] = {
         DiskFull(),
         RestartWorker(),
         ReleaseSwitch(),
-        # What crashes at once runs again after a minute: by then the cut has begun, which hurts no flow run.
+        # What crashes at once runs again after a minute: most of it when the cut is over. Memory is for one alone.
+        EatMemory(),
         StopWorkerOverLimit(),
         IgnoreSigterm(),
-        EatMemory(),
         CutOff60(),
         # What is found dead by its silence runs again after two minutes: in the cut, or after it.
         PowerCut(),

@@ -31,6 +31,8 @@ SAMPLE_DATA = "/opt/biocirv/current/work/data/sample"
 RETRY = "-retry"
 ENDED = frozenset(("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
 START_SECONDS = 120
+# A master run is under way sooner.
+MOMENT_SECONDS = 15
 SCHEMA = """
     DROP SCHEMA IF EXISTS drill CASCADE;
     CREATE SCHEMA drill;
@@ -58,13 +60,15 @@ class Run:
     message: str
     started: float | None
     ended: float | None
+    due: float
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Run:
         """Return what the API's answer says."""
         state = answer["state"] or {"type": "PENDING", "message": None}
         times = [moment(answer[name]) if answer[name] else None for name in ("start_time", "end_time")]
-        return cls(answer["id"], answer["name"], state["type"], state["message"] or "", *times)
+        due = moment(answer["expected_start_time"] or answer["created"])
+        return cls(answer["id"], answer["name"], state["type"], state["message"] or "", *times, due)
 
     @property
     def has_ended(self) -> bool:
@@ -202,11 +206,10 @@ class Field:
         for host in self.platform.hosts:
             host.check_output(f"rm -rf {DIRECTORY}")
 
-    def start(self, load: Load, kind: str, steps: Iterable[int], *, is_fresh: bool) -> None:
-        """Start a run for each number of steps, and a master run; return when all are being executed.
+    def start(self, load: Load, kind: str, steps: Iterable[int]) -> None:
+        """Start a run for each number of steps; return when all are being executed.
 
         However long that takes, they count their steps from ``let_count`` on.
-        ``is_fresh`` says that no other load's master run is under way, or dead and not yet known to be.
         """
         for number, count in enumerate(steps, 1):
             load.add(kind, f"{kind}-{number}", count)
@@ -215,6 +218,12 @@ class Field:
             f"the flow runs of {load.drill} are under way",
             START_SECONDS,
         )
+
+    def start_master(self, load: Load, *, is_fresh: bool) -> None:
+        """Start a master run; return when it is being executed.
+
+        ``is_fresh`` says that no other load's master run is under way, or dead and not yet known to be.
+        """
         if self._may_truncate and is_fresh:
             # What is there already could not be lost.
             self.platform.sql(f"TRUNCATE {', '.join(TABLES)}")
@@ -292,6 +301,15 @@ class Field:
         ended = all(run.has_ended for run in runs) and all(run.has_ended for run in self.sub_runs(runs))
         # The one that comes next says of a dead ETL run that it is dead.
         return replaced and ended and all(run.status != "running" for run in self.etl_runs())
+
+    def is_quiet(self, loads: Iterable[Load]) -> bool:
+        """Say whether no run that replaces another is in flight or will be in a moment: it would be hit twice."""
+        soon = self.platform.now() + MOMENT_SECONDS
+        return all(
+            run.has_ended or (run.state == "SCHEDULED" and run.due > soon)
+            for run in self.runs(loads)
+            if run.name.endswith(RETRY)
+        )
 
     def has_loaded(self, load: Load) -> bool:
         """Say whether the ETL of a load has completed, sub-flow runs and all."""

@@ -18,7 +18,10 @@ UNITS = ("nginx", "prefect-server", "prefect-worker")
 
 def wait_until_well(host: Host, api: "Api") -> None:
     """Wait until units are active and the API reaches its database."""
-    wait_until(lambda: host.run(f"systemctl is-active {' '.join(UNITS)}").rc == 0 and api.is_ready(), host)
+    active = ["active"] * len(UNITS)
+    wait_until(
+        lambda: host.run(f"systemctl is-active {' '.join(UNITS)}").stdout.split() == active and api.is_ready(), host
+    )
 
 
 def test_a_killed_proxy_is_started_again(server: Host, api: "Api") -> None:

@@ -1,0 +1,72 @@
+"""docs/troubleshooting.md: what it says of a case is what happens, and the commands that it names cure it."""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+
+pytestmark = pytest.mark.disruptive
+
+Make = Callable[[str], str]
+
+
+def on_page(command: str) -> str:
+    """Return a command; the page has it."""
+    assert f"`{command}`" in PAGE
+    return command
+
+
+@pytest.fixture
+def make(inventory: "Inventory") -> Make:
+    """Return what runs a command of the page for the inventory under test, and returns what it prints."""
+    # As from a shell, also where make runs the tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+    def run(command: str) -> str:
+        words = [*shlex.split(on_page(command)), f"INVENTORY={inventory.path}"]
+        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False).stdout
+
+    return run
+
+
+def verdict(status: str) -> str:
+    """Return what a status begins with: whether it is well, and what is not."""
+    return status.split("\n\n", 1)[0]
+
+
+def test_the_database_does_not_answer(make: Make, database: Host) -> None:
+    database.check_output("systemctl stop 'postgresql@*'")
+    assert "no response" in make("make check-db-health")
+    database.check_output(on_page("systemctl start postgresql"))
+    assert "accepting connections" in make("make check-db-health")
+
+
+def test_the_server_does_not_answer(make: Make, server: Host) -> None:
+    server.check_output("systemctl stop prefect-server")
+    said = verdict(make("make status"))
+    assert said.startswith("Not well")
+    assert "prefect-server" in said
+    make("make restart-services")
+    assert verdict(make("make status")).startswith("Well")
+
+
+def test_the_worker_picks_no_run_up(make: Make, worker: Host) -> None:
+    worker.check_output("systemctl stop prefect-worker")
+    said = verdict(make("make status"))
+    assert said.startswith("Not well")
+    assert "prefect-worker" in said
+    make("make restart-prefect-worker")
+    assert verdict(make("make status")).startswith("Well")
+    assert re.search(r"biocirv_dev_work_pool .*process", make('make exec-prefect-worker CMD="prefect work-pool ls"'))
