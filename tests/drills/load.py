@@ -66,9 +66,9 @@ class Run:
     def of(cls, answer: dict[str, Any]) -> Run:
         """Return what the API's answer says."""
         state = answer["state"] or {"type": "PENDING", "message": None}
-        times = [moment(answer[name]) if answer[name] else None for name in ("start_time", "end_time")]
+        started, ended = (moment(answer[name]) if answer[name] else None for name in ("start_time", "end_time"))
         due = moment(answer["expected_start_time"] or answer["created"])
-        return cls(answer["id"], answer["name"], state["type"], state["message"] or "", *times, due)
+        return cls(answer["id"], answer["name"], state["type"], state["message"] or "", started, ended, due)
 
     @property
     def has_ended(self) -> bool:
