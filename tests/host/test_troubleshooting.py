@@ -52,21 +52,19 @@ def test_the_database_does_not_answer(make: Make, database: Host) -> None:
     assert "accepting connections" in make("make check-db-health")
 
 
-def test_the_server_does_not_answer(make: Make, server: Host) -> None:
-    server.check_output("systemctl stop prefect-server")
+@pytest.mark.parametrize(
+    ("unit", "cure"), [("prefect-server", "make restart-services"), ("prefect-worker", "make restart-prefect-worker")]
+)
+def test_a_service_that_is_stopped_is_named(make: Make, inventory: "Inventory", unit: str, cure: str) -> None:
+    """Without the one the API does not answer, without the other no flow run is picked up."""
+    inventory.host(unit.replace("-", "_")).check_output("systemctl stop %s", unit)
     said = verdict(make("make status"))
     assert said.startswith("Not well")
-    assert "prefect-server" in said
-    make("make restart-services")
-    assert "prefect-server" not in verdict(make("make status"))
+    assert unit in said
+    make(cure)
+    assert unit not in verdict(make("make status"))
 
 
-def test_the_worker_picks_no_run_up(make: Make, worker: Host) -> None:
-    worker.check_output("systemctl stop prefect-worker")
-    said = verdict(make("make status"))
-    assert said.startswith("Not well")
-    assert "prefect-worker" in said
-    make("make restart-prefect-worker")
-    assert "prefect-worker" not in verdict(make("make status"))
+def test_the_worker_s_pool_is_there(make: Make) -> None:
     # Prefect's table is as wide as a terminal, and cuts what is longer.
     assert "biocirv_dev_work" in make('make exec-prefect-worker CMD="prefect work-pool ls"')
