@@ -388,18 +388,19 @@ def test_an_archive_installs_without_an_index(
 ) -> None:
     """On hosts that reach nothing but each other; a damaged archive is refused before anything is changed.
 
-    Its source is a git repository.
+    Its source is a git repository, whose tag was moved from a state that is no application.
     """
     (source / "data/sample/note.txt").write_text("another release\n", encoding="utf-8")
     git = ["git", "-C", str(source), "-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=It"], ["tag", "v1"]):
-        subprocess.run([*git, *command], check=True)
     archive = tmp_path / "biocirv.release"
-    written = inventory.playbook(
-        "playbooks/release_archive.yml",
-        *("--extra-vars", f"release_git_repository={source} release_git_version=v1"),
-        *("--extra-vars", f"release_archive_file={archive}"),
-    )
+    write = ["playbooks/release_archive.yml", f"-erelease_git_repository={source} release_git_version=v1"]
+    for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message=Begin"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    nothing = inventory.playbook(*write, f"-erelease_archive_file={archive}")
+    assert "correct release_source or release_source_paths" in " ".join(nothing.stdout.split()), nothing.stdout
+    for command in (["add", "--all"], ["commit", "--quiet", "--amend", "--message=It"], ["tag", "--force", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    written = inventory.playbook(*write, f"-erelease_archive_file={archive}")
     assert written.returncode == 0, written.stdout
     before = current(server)
     damaged = tmp_path / "damaged.release"
