@@ -187,7 +187,10 @@ def test_a_switch_and_the_way_back_lose_nothing(
     api: httpx.Client,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of an application's change: nobody notices, and every flow run completes; the figures are printed."""
+    """Of an application's change: nobody notices, and every flow run completes; the figures are printed.
+
+    What the releases have in common is compiled, and lies there, once.
+    """
     first = current(server)
     processes = "systemctl show --property=MainPID --value prefect-server"
     before = server.check_output(processes)
@@ -212,6 +215,9 @@ def test_a_switch_and_the_way_back_lose_nothing(
     assert deployed.returncode == 0, deployed.stdout
     serving, checked = figures(back)
     assert second != first
+    compiled = f"find /opt/biocirv/releases/{second}/env/lib/python3.*/site-packages/prefect -name '*.pyc'"
+    assert int(server.check_output(f"{compiled} -links +1 | wc -l")) > 100
+    assert server.check_output(f"{compiled} -links 1") == ""
     assert at_second.startswith(second)
     assert (current(server), current(other)) == (first, first)
     assert version(api).startswith(first)

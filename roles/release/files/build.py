@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def build(specification: dict[str, Any], release: Path) -> None:
         run("Making a virtual environment", UV, "venv", "--quiet", "--python", "/usr/bin/python3", environment)
         requires |= {"python": ".".join(map(str, sys.version_info[:2]))}
     fill(specification, app, environment)
+    share_bytecode(release.parent.parent / "current/env", environment)
+    for library in environment.glob("lib/python3.*"):
+        # What does not compile, such as a template, is nobody's concern.
+        compiling: list[str | Path] = [environment / "bin/python", "-m", "compileall", "-qq", "-j", "0", library]
+        subprocess.run(compiling, check=False, capture_output=True)
     run("Compiling the application", environment / "bin/python", "-m", "compileall", "-q", app)
 
     for name in LINKS:
@@ -139,7 +145,6 @@ def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
         "--quiet",
         "--python",
         environment / "bin/python",
-        "--compile-bytecode",
     ]
     for name in specification["requirements"] + specification["constraints"]:
         if not (app / name).is_file():
@@ -154,6 +159,16 @@ def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
     for name in specification["packages"]:
         run(f"Installing the local package {name}", *install, *offline, "--no-deps", app / name)
     run("Checking that packages fit together", UV, "pip", "check", "--quiet", "--python", environment / "bin/python")
+
+
+def share_bytecode(earlier: Path, environment: Path) -> None:
+    """Take over what was compiled for an earlier environment of the very same files, which uv links to its cache."""
+    for compiled in earlier.glob("lib/python3.*/**/*.pyc"):
+        place = environment / compiled.relative_to(earlier)
+        source, new = (Path(source_from_cache(path)) for path in (compiled, place))
+        if new.is_file() and source.samefile(new) and not place.exists():
+            place.parent.mkdir(exist_ok=True)
+            place.hardlink_to(compiled)
 
 
 def run(step: str, *command: str | Path, cwd: Path | None = None) -> str:
