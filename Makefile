@@ -172,7 +172,7 @@ test-browser: $(VENV)/dev ## Prefect's UI on the server of INVENTORY, in Debian'
 vagrant-image: $(VENV)/controller
 	@$(PLAY) target/ssh_image.yml
 
-bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes
+bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes, on one host and on four
 	$(VENV)/bin/python benchmarks/converge.py
 
 bench-etl: test-images ## the ETL's load beside raw COPY and an ORM, with up to a million rows

@@ -1,17 +1,20 @@
-"""Measure a converge: a shell script that installs the same by hand, a first converge, one without a change.
+"""Measure a converge: a shell script that does the same by hand, a first converge, one without a change; on four hosts.
 
-All on containers from the same image, one after the other. Prints wall times, their ratios, the number of tasks and
-the slowest of them; it judges nothing.
+All on containers from the same image, one after the other: one host that is everything, then a database, a server and
+two workers. Prints wall times, their ratios, the number of tasks and the slowest of them; it judges nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,18 +29,26 @@ SOURCE = [
     "run_prefect_flow.py",
     "src",
 ]
-HOSTS = """
-all:
-  hosts:
-    {name}:
-      ansible_connection: community.docker.docker
-      ansible_python_interpreter: /usr/bin/python3
-      target_debian: {debian}
-  children:
-    database: {{hosts: {{{name}: }}}}
-    prefect_server: {{hosts: {{{name}: }}}}
-    prefect_worker: {{hosts: {{{name}: }}}}
-"""
+ONE = {"biocirv-bench": ["database", "prefect_server", "prefect_worker"]}
+FOUR = {
+    "biocirv-bench-database": ["database"],
+    "biocirv-bench-server": ["prefect_server"],
+    "biocirv-bench-worker1": ["prefect_worker"],
+    "biocirv-bench-worker2": ["prefect_worker"],
+}
+CONTAINER = {
+    "ansible_connection": "community.docker.docker",
+    "ansible_python_interpreter": "/usr/bin/python3",
+    "target_debian": int(os.environ.get("DEBIAN", "13")),
+}
+# Of hosts that reach each other by their names.
+APART = {
+    "target_network": "biocirv-bench",
+    "database_address": "biocirv-bench-database",
+    "database_clients": ["172.16.0.0/12"],
+    "postgresql_listen_addresses": ["*"],
+    "prefect_api_url": "https://biocirv-bench-server/api",
+}
 
 
 def run(*command: str) -> tuple[float, str]:
@@ -56,47 +67,80 @@ def run(*command: str) -> tuple[float, str]:
     return seconds, done.stdout
 
 
+def play(inventory: Path, playbook: str) -> tuple[float, str]:
+    """Run a playbook on an inventory; return as `run` does."""
+    return run("ansible-playbook", "--inventory", str(inventory), playbook)
+
+
+def write_inventory(directory: Path, hosts: dict[str, list[str]], variables: Mapping[str, object]) -> Path:
+    """Write an inventory of containers with their groups; return its directory."""
+    groups: dict[str, dict[str, dict[str, None]]] = {}
+    for host, names in hosts.items():
+        for name in names:
+            groups.setdefault(name, {"hosts": {}})["hosts"][host] = None
+    directory.mkdir()
+    listing = {"all": {"hosts": dict.fromkeys(hosts, CONTAINER | variables), "children": groups}}
+    (directory / "hosts.yml").write_text(json.dumps(listing), encoding="utf-8")
+    shutil.copytree(ROOT / "inventory/local/group_vars", directory / "group_vars")
+    return directory
+
+
+@contextmanager
+def containers(inventory: Path) -> Iterator[None]:
+    """Make an inventory's containers anew, and remove them afterwards."""
+    play(inventory, "target/destroy.yml")
+    try:
+        play(inventory, "target/create.yml")
+        yield
+    finally:
+        play(inventory, "target/destroy.yml")
+
+
+def by_hand(directory: Path) -> float:
+    """Install the platform by a script on the one host; return how many seconds that took."""
+    (name,) = ONE
+    source = directory / "source"
+    source.mkdir()
+    run("cp", "-r", *SOURCE, str(source))
+    run("docker", "cp", str(source), f"{name}:/root/source")
+    run("docker", "cp", str(ROOT / "benchmarks/by_hand.sh"), f"{name}:/root/by_hand.sh")
+    for certificate in Path("/usr/local/share/ca-certificates").glob("*.crt"):
+        run("docker", "cp", str(certificate), f"{name}:/usr/local/share/ca-certificates/")
+    seconds, _ = run("docker", "exec", name, "sh", "/root/by_hand.sh", "/root/source")
+    return seconds
+
+
 def tasks(output: str) -> str:
-    """Return how many tasks ran, and the slowest ten."""
-    recap = re.search(r"ok=(\d+) +changed=(\d+)", output)
+    """Return how many tasks ran on each host, and the slowest ten."""
+    recap = ", ".join(" ".join(counts) for counts in re.findall(r"(ok=\d+) +(changed=\d+)", output))
     slowest = output.split("=" * 70)[-1].strip("= \n")
-    return f"{recap[0] if recap else ''}, the slowest ten:\n{slowest}\n"
+    return f"{recap}, the slowest ten:\n{slowest}\n"
 
 
 def main() -> None:
-    """Run the three measurements on fresh containers."""
-    name = "biocirv-bench"
-    with tempfile.TemporaryDirectory() as directory:
-        inventory = Path(directory) / "inventory"
-        inventory.mkdir()
-        (inventory / "hosts.yml").write_text(HOSTS.format(name=name, debian=os.environ.get("DEBIAN", "13")), "utf-8")
-        shutil.copytree(ROOT / "inventory/local/group_vars", inventory / "group_vars")
+    """Run the measurements, each on fresh containers."""
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        one = write_inventory(directory / "one", ONE, {})
+        four = write_inventory(directory / "four", FOUR, APART)
+        with containers(one):
+            script = by_hand(directory)
+        with containers(one):
+            first, first_output = play(one, "site.yml")
+            again, again_output = play(one, "site.yml")
+        with containers(four):
+            first_of_four, first_of_four_output = play(four, "site.yml")
+            again_of_four, again_of_four_output = play(four, "site.yml")
 
-        def play(playbook: str) -> tuple[float, str]:
-            return run("ansible-playbook", "--inventory", str(inventory), playbook)
-
-        try:
-            play("target/destroy.yml")
-            play("target/create.yml")
-            source = Path(directory) / "source"
-            source.mkdir()
-            run("cp", "-r", *SOURCE, str(source))
-            run("docker", "cp", str(source), f"{name}:/root/source")
-            run("docker", "cp", str(ROOT / "benchmarks/by_hand.sh"), f"{name}:/root/by_hand.sh")
-            for certificate in Path("/usr/local/share/ca-certificates").glob("*.crt"):
-                run("docker", "cp", str(certificate), f"{name}:/usr/local/share/ca-certificates/")
-            by_hand, _ = run("docker", "exec", name, "sh", "/root/by_hand.sh", "/root/source")
-
-            play("target/destroy.yml")
-            play("target/create.yml")
-            first, first_output = play("site.yml")
-            again, again_output = play("site.yml")
-        finally:
-            play("target/destroy.yml")
-
-    print(f"(a) by hand            {by_hand:6.1f} s")
-    print(f"(b) first converge     {first:6.1f} s   {first / by_hand:4.2f} of (a)\n    {tasks(first_output)}")
-    print(f"(c) without a change   {again:6.1f} s   {again / by_hand:4.2f} of (a)\n    {tasks(again_output)}")
+    print(f"(a) by hand            {script:6.1f} s")
+    print(f"(b) first converge     {first:6.1f} s   {first / script:4.2f} of (a)\n    {tasks(first_output)}")
+    print(f"(c) without a change   {again:6.1f} s   {again / script:4.2f} of (a)\n    {tasks(again_output)}")
+    for title, seconds, of_one, base, output in (
+        ("(d) (b), four hosts    ", first_of_four, first, "(b)", first_of_four_output),
+        ("(e) (c), four hosts    ", again_of_four, again, "(c)", again_of_four_output),
+    ):
+        growth = f"{(seconds - of_one) / 3:.1f} s for each host more"
+        print(f"{title}{seconds:6.1f} s   {seconds / of_one:4.2f} of {base}, {growth}\n    {tasks(output)}")
 
 
 if __name__ == "__main__":
