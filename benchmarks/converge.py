@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,13 +36,13 @@ FOUR = {
     "biocirv-bench-worker1": ["prefect_worker"],
     "biocirv-bench-worker2": ["prefect_worker"],
 }
-CONTAINER = {
+CONTAINER: dict[str, object] = {
     "ansible_connection": "community.docker.docker",
     "ansible_python_interpreter": "/usr/bin/python3",
     "target_debian": int(os.environ.get("DEBIAN", "13")),
 }
 # Of hosts that reach each other by their names.
-APART = {
+APART: dict[str, object] = {
     "target_network": "biocirv-bench",
     "database_address": "biocirv-bench-database",
     "database_clients": ["172.16.0.0/12"],
@@ -72,7 +72,7 @@ def play(inventory: Path, playbook: str) -> tuple[float, str]:
     return run("ansible-playbook", "--inventory", str(inventory), playbook)
 
 
-def write_inventory(directory: Path, hosts: dict[str, list[str]], variables: Mapping[str, object]) -> Path:
+def write_inventory(directory: Path, hosts: dict[str, list[str]], variables: dict[str, object]) -> Path:
     """Write an inventory of containers with their groups; return its directory."""
     groups: dict[str, dict[str, dict[str, None]]] = {}
     for host, names in hosts.items():
