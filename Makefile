@@ -124,7 +124,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser test-vagrant vagrant-image drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
 # Two at a time, for two cores, the longest first. A scenario's number is the Debian that it runs on.
 TESTS = lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
 test: linux $(VENV)/dev ## everything that CI runs; each part's output comes when it is done
@@ -171,6 +171,11 @@ test-browser: $(VENV)/dev ## Prefect's UI on the server of INVENTORY, in Debian'
 
 vagrant-image: $(VENV)/controller
 	@$(PLAY) target/ssh_image.yml
+
+vagrant-box: $(VENV)/controller ## make a box for libvirt, biocirv/debian13, where no catalogue of boxes can be reached
+	@mkdir -p .cache
+	@$(PLAY) target/box.yml
+	vagrant box add --force --name biocirv/debian13 .cache/biocirv-debian13.box
 
 bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes, on one host and on four
 	$(VENV)/bin/python benchmarks/converge.py
