@@ -161,8 +161,9 @@ drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and 
 	DRILL_CONFIRMED=$(CONFIRM) pytest tests/drills --ansible-inventory $(INVENTORY) $(if $(NAME),-k '[$(NAME)]')
 
 PROVIDER ?= docker
+VAGRANT_PACKAGES = vagrant $(if $(filter libvirt,$(PROVIDER)),vagrant-libvirt libvirt-daemon-system qemu-system-x86)
 test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
-	@command -v vagrant >/dev/null || { echo "Installing vagrant"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends vagrant; }
+	@which vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) >/dev/null || { echo "Installing $(VAGRANT_PACKAGES)"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends $(VAGRANT_PACKAGES); }
 	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
 
 test-browser: $(VENV)/dev ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
