@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["inventory", "pytest_configure"]
 
 EXERCISE = pytest.StashKey[Exercise]()
-COLUMNS = ("drill", "result", "flow runs", "in flight", "lost", "rerun", "records lost", "rows lost", "well after")
+COLUMNS = (
+    "drill",
+    "result",
+    "flow runs",
+    "in flight",
+    "lost",
+    "rerun",
+    "known after",
+    "records lost",
+    "rows lost",
+    "well after",
+)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +84,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
         return (outcome.drill.name, outcome.skipped, *("-",) * (len(COLUMNS) - 2))
     seconds = outcome.seconds_until_well
     figures = (outcome.started, outcome.in_flight, len(outcome.lost_runs), outcome.rerun)
+    known = "-" if outcome.crashed_after is None else f"{outcome.crashed_after:.0f} s"
     losses = (len(outcome.lost_records), outcome.rows_lost or 0)
     well = "never" if seconds is None else f"{seconds:.0f} s"
-    return (outcome.drill.name, outcome.verdict, *map(str, (*figures, *losses)), well)
+    return (outcome.drill.name, outcome.verdict, *map(str, figures), known, *map(str, losses), well)

@@ -53,6 +53,8 @@ class Drill:
     # What the state of a run that crashed has to say.
     message: ClassVar[str] = "."
     needs_container: ClassVar[bool] = False
+    # Seconds by which it sets the server's clock ahead of the database's.
+    clock_ahead: ClassVar[float] = 0
 
     def unavailable(self, platform: Platform) -> str:
         """Return why the drill cannot be held here, if it cannot."""
@@ -417,6 +419,7 @@ class ClockJump(Drill):
     batch = "clock"
     # Those of which the server finds that it has not heard for an hour, before it hears of them again.
     crashing = "."
+    clock_ahead = JUMP
     LIBRARY = "/usr/lib/*/faketime/libfaketime.so.1"
     CLOCK = "/etc/biocirv-drill-clock"
     UNITS = ("prefect-server", "prefect-worker")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # The contract: a run that crashed runs again so long after, and not before.
 RETRY_SECONDS = 60
+# And counts as crashed so long after its process died, at the latest.
+CRASH_SECONDS = 120
 # Between clocks of several hosts, and between an end and its report.
 TOLERANCE_SECONDS = 2
 
@@ -33,6 +35,8 @@ class Outcome:
     in_flight: int = 0
     started: int = 0
     rerun: int = 0
+    # Seconds from the fault until the last of those that crashed was known to have.
+    crashed_after: float | None = None
     lost_runs: list[str] = field(default_factory=list)
     needless: list[str] = field(default_factory=list)
     untrue: list[str] = field(default_factory=list)
@@ -70,6 +74,8 @@ class Outcome:
                 and run.started < self.broken_at
                 and (run.ended is None or run.ended > self.broken_at)
             )
+            if run.has_crashed:
+                self._judge_crash(run)
             again = by_name[f"{name}{RETRY}"]
             if run.has_crashed and len(again) == 1 and again[0].state == "COMPLETED":
                 self.rerun += 1
@@ -81,6 +87,14 @@ class Outcome:
             elif run.state != "COMPLETED" or again:
                 replaced = f", made up for by: {', '.join(map(str, again)) or 'none'}"
                 self.lost_runs.append(f"{run}{replaced if run.has_crashed or again else ''}")
+
+    def _judge_crash(self, run: Run) -> None:
+        after = (run.ended or 0) - self.broken_at - self.drill.clock_ahead
+        self.crashed_after = max(after, self.crashed_after or 0)
+        if after > CRASH_SECONDS + TOLERANCE_SECONDS:
+            self.untrue.append(f"{run}: that was known {after:.0f} s after the fault, and not before")
+        if not self.drill.says_why(run.message):
+            self.untrue.append(f"{run}: the state does not say why")
 
     def _judge_attempts(self, runs: list[Run], attempts: list[Attempt]) -> None:
         assert self.load is not None
@@ -96,8 +110,6 @@ class Outcome:
                     self.untrue.append(f"{run}: {len(tries)} tries, not one that finished")
                 if run.ended and any(attempt.last_sign > run.ended + TOLERANCE_SECONDS for attempt in tries):
                     self.untrue.append(f"{run}: it worked on for {tries[-1].last_sign - run.ended:.0f} s")
-            if run.has_crashed and not run.name.endswith(RETRY) and not self.drill.says_why(run.message):
-                self.untrue.append(f"{run}: the state does not say why")
         for key, tries in of_key.items():
             for place, one in enumerate(tries):
                 self.overlaps += [
