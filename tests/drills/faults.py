@@ -193,6 +193,29 @@ class RestartWorker(Drill):
         platform.wait_until(lambda: platform.main_pid("prefect-worker") != before, "the worker has drained")
 
 
+class StopOneWorker(Drill):
+    """One of several workers stops in the middle of a burst: what it has begun it ends, the others do the rest."""
+
+    name = "stop-one-worker"
+    breaks = "one of several workers stops, in a burst of 30"
+    batch = "worker"
+    steps = (10,) * 8
+    BURST = 22
+
+    def unavailable(self, platform: Platform) -> str:
+        """Return that there is one worker only, where it is so."""
+        return "" if len(platform.inventory.names("prefect_worker")) > 1 else "needs two workers"
+
+    def strike(self, load: Load) -> None:
+        """Stop it; start it when all is done."""
+        platform = load.platform
+        for number in range(self.BURST):
+            load.add("steady", f"burst-{number}", 3)
+        platform.worker.check_output("systemctl stop prefect-worker")
+        platform.wait_until(lambda: load.field.is_settled(load), "the other workers have done the rest")
+        platform.worker.check_output("systemctl start prefect-worker")
+
+
 class ReleaseSwitch(Drill):
     """A changed application is deployed."""
 
@@ -492,6 +515,7 @@ DRILLS: dict[str, Drill] = {
         KillServer(),
         DiskFull(),
         RestartWorker(),
+        StopOneWorker(),
         ReleaseSwitch(),
         # What crashes at once runs again after a minute: most of it when the cut is over. Memory is for one alone.
         EatMemory(),
