@@ -125,8 +125,9 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 
 ##@ Development
 .PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
-# Two at a time, for two cores, the longest first. A scenario's number is the Debian that it runs on.
-TESTS = lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
+# Two at a time, for two cores: the images, and beside them what needs none; then the longest first.
+# A scenario's number is the Debian that it runs on.
+TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
 test: linux $(VENV)/dev ## everything that CI runs; each part's output comes when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(TESTS)
 
