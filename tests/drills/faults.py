@@ -402,12 +402,15 @@ class IgnoreSigterm(OverLimit):
 
 
 class EatMemory(Drill):
-    """One flow run takes all memory that there is: it ends, and nobody else."""
+    """One flow run takes all memory that there is: it ends, and the services go on.
+
+    Until the kernel has ended it nobody gets memory: another flow run may give up meanwhile, and then runs again, too.
+    """
 
     name = "eat-memory"
     breaks = "a flow run takes all memory"
     batch = "ends"
-    crashing = "hungry"
+    crashing = "."
     needs_container = True
 
     def strike(self, load: Load) -> None:

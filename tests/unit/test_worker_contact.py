@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import anyio
@@ -11,6 +12,8 @@ import httpx
 import pytest
 from biocirv_worker import crashes, worker
 from biocirv_worker.systemd import Peers
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Crashed, Running
 
 CONTACT_SECONDS = 0.3
 LOOKED_SECONDS = 1.5
@@ -63,3 +66,23 @@ def test_a_long_look_at_crashes_is_no_loss_of_contact(
     assert client.asked > 1
     assert ended in attempt.ended
     assert bool(attempt.ended) == bool(ended)
+
+
+def test_a_flow_run_that_says_itself_why_it_crashed_goes_on_saying_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where its process is still there, and is ended."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    subject = worker.Worker(forks=False, crash_retries=1, work_pool_name="pool", name="worker")
+    crashed = FlowRun(flow_id=uuid4(), state=Crashed(message="Out of room"))
+    runs = FlowRun(flow_id=uuid4(), state=Running())
+    for run in (crashed, runs):
+        subject._attempts[run.id] = worker._Attempt(anyio.TASK_STATUS_IGNORED)
+
+    server = AsyncMock()
+    server.read_flow_runs.return_value = [crashed, runs]
+
+    anyio.run(subject._fence, server)
+
+    assert subject._attempts[crashed.id].ended.startswith("Out of room")
+    assert subject._attempts[runs.id].ended == ""

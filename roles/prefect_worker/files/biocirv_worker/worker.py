@@ -17,7 +17,6 @@ import anyio.abc
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
@@ -244,8 +243,11 @@ class Worker(ProcessWorker):
         states = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(self._attempts)))
         )
-        crashed = [run.id for run in states if run.state_type == StateType.CRASHED]
-        self._kill(crashed, "The server held it for crashed while it still ran")
+        for run in states:
+            if run.state and run.state.is_crashed():
+                # Whoever said so, the server or the flow run itself, may have said why.
+                why = f"{run.state.message} " if run.state.message else ""
+                self._kill([run.id], f"{why}(The server held it for crashed while it still ran)")
 
     def _kill(self, flow_runs: Iterable[UUID], reason: str) -> None:
         for flow_run in flow_runs:
