@@ -402,15 +402,12 @@ class IgnoreSigterm(OverLimit):
 
 
 class EatMemory(Drill):
-    """One flow run takes all memory that there is: it ends, and the services go on.
-
-    Until the kernel has ended it nobody gets memory: another flow run may give up meanwhile, and then runs again, too.
-    """
+    """One flow run takes all memory that there is: it ends, and nobody else."""
 
     name = "eat-memory"
     breaks = "a flow run takes all memory"
     batch = "ends"
-    crashing = "."
+    crashing = "hungry"
     needs_container = True
 
     def strike(self, load: Load) -> None:

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +162,10 @@ def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
 
 def share_bytecode(earlier: Path, environment: Path) -> None:
     """Take over what was compiled for an earlier environment of the very same files, which uv links to its cache."""
-    for compiled in earlier.glob("lib/python3.*/**/*.pyc"):
+    for compiled in earlier.glob("lib/python3.*/**/__pycache__/*.pyc"):
         place = environment / compiled.relative_to(earlier)
-        source, new = (Path(source_from_cache(path)) for path in (compiled, place))
-        if new.is_file() and source.samefile(new) and not place.exists():
+        source, new = (path.parent.parent / f"{path.name.partition('.')[0]}.py" for path in (compiled, place))
+        if source.is_file() and new.is_file() and source.samefile(new) and not place.exists():
             place.parent.mkdir(exist_ok=True)
             place.hardlink_to(compiled)
 
