@@ -145,6 +145,7 @@ lint: $(VENV)/dev ## style and types
 	ansible-lint --offline
 
 test-unit: $(VENV)/dev ## unit and policy tests; they need no service
+	@command -v zstd >/dev/null || { echo "Installing zstd"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends zstd; }
 	pytest tests/unit tests/policy
 
 test-images: $(VENV)/dev

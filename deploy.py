@@ -8,10 +8,9 @@ Exit codes: 0 registered, 1 no env file, 2 gave up.
 
 import argparse
 import os
-import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +113,16 @@ def _declared(project: Path, deployment: str) -> dict[str, Any]:
 
 
 def _deploy(project: Path, declared: dict[str, Any], *, attempts: int, delay: float) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", declared["name"]]
+    arguments = ["--no-prompt", "deploy", "--name", declared["name"]]
     # Of a project that says nothing of them.
     if os.environ["DEPLOYMENT_VERSION"]:
-        command += ["--version", os.environ["DEPLOYMENT_VERSION"]]
+        arguments += ["--version", os.environ["DEPLOYMENT_VERSION"]]
     if not (declared.get("work_pool") or {}).get("name"):
-        command += ["--pool", os.environ["PREFECT_WORK_POOL"]]
+        arguments += ["--pool", os.environ["PREFECT_WORK_POOL"]]
     for attempt in range(1, attempts + 1):
         try:
             _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])
-            if subprocess.run(command, cwd=project, check=False).returncode == 0:  # noqa: S603 - no shell, own arguments
+            if _run_prefect(arguments, project) == 0:
                 return
             # Prefect exits alike whether it was refused or the server went away: ask the server.
             _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])
@@ -136,6 +135,19 @@ def _deploy(project: Path, declared: dict[str, Any], *, attempts: int, delay: fl
         else:
             raise DeployError("prefect deploy failed, though the server answers; its output is above")
     raise DeployError(f"the server at {os.environ['PREFECT_API_URL']} was not ready in {attempts} attempts")
+
+
+def _run_prefect(arguments: list[str], directory: Path) -> int:
+    # In this process: another one would take two seconds to import Prefect once more.
+    from prefect.cli import app
+
+    sys.argv = ["prefect", *arguments]
+    with chdir(directory):
+        try:
+            app()
+        except SystemExit as exit_:
+            return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    return 0
 
 
 def _ensure_work_pool(name: str) -> None:

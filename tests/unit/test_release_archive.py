@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import platform
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -61,9 +62,9 @@ def test_what_was_packed_arrives(run: Run, archive: Path, tmp_path: Path) -> Non
 
 def _flip_a_bit(archive: Path) -> str:
     data = bytearray(archive.read_bytes())
-    data[data.index(b"\x1f\x8b") + 30] ^= 1
+    data[data.index(b"\x28\xb5\x2f\xfd") + 30] ^= 1
     archive.write_bytes(data)
-    return "is damaged: files.tar.gz in it has the SHA-256"
+    return "is damaged: files.tar.zst in it has the SHA-256"
 
 
 def _cut_off(archive: Path) -> str:
@@ -98,14 +99,15 @@ def test_a_spoilt_archive_is_refused(
 def test_it_unpacks_nothing_outside(run: Run, archive: Path, tmp_path: Path) -> None:
     """Whatever names the archive holds."""
     files = io.BytesIO()
-    with tarfile.open(fileobj=files, mode="w:gz") as payload:
+    with tarfile.open(fileobj=files, mode="w") as payload:
         payload.addfile(tarfile.TarInfo("../../outside"))
+    compressed = subprocess.run(["zstd"], input=files.getvalue(), capture_output=True, check=True).stdout
     description = {
         "manifest": {"id": ID, "requires": {"architecture": platform.machine()}},
-        "sha256": hashlib.sha256(files.getvalue()).hexdigest(),
+        "sha256": hashlib.sha256(compressed).hexdigest(),
     }
     with tarfile.open(archive, mode="w") as outer:
-        for name, data in (("manifest.json", json.dumps(description).encode()), ("files.tar.gz", files.getvalue())):
+        for name, data in (("manifest.json", json.dumps(description).encode()), ("files.tar.zst", compressed)):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             outer.addfile(entry, io.BytesIO(data))

@@ -17,6 +17,7 @@ import anyio.abc
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.context import get_settings_context
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
@@ -116,6 +117,9 @@ class Worker(ProcessWorker):
         self._crash_retries = crash_retries
         self._attempts: dict[UUID, _Attempt] = {}
         self._away = False
+        # Entered anew with every poll: to make it takes 40 ms, in which Prefect reads all settings again.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            self._without_retries = get_settings_context()
         self.draining = False
         # Set as soon as it has asked for flow runs.
         self.polls = anyio.Event()
@@ -139,13 +143,13 @@ class Worker(ProcessWorker):
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         # The client's own patience would let it look away for minutes after the server is back.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with self._without_retries.model_copy():
             return await super()._get_scheduled_flow_runs()
 
     async def sync_with_backend(self) -> None:
         """Send a heartbeat, and hear of changes to the work pool."""
         if self.is_setup:
-            with self._server_may_be_away(known_by_return=False), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with self._server_may_be_away(known_by_return=False), self._without_retries.model_copy():
                 await super().sync_with_backend()
         else:
             # Prefect's own start waits for a server.
@@ -209,7 +213,7 @@ class Worker(ProcessWorker):
     async def watch(self, peers: Peers) -> None:
         """End flow runs that must not run on, and see to those that crashed, for ever."""
         # An answer is wanted soon, or none; the loops are the retry.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with self._without_retries.model_copy():
             async with get_client() as client, anyio.create_task_group() as group:
                 group.start_soon(self._guard, client)
                 group.start_soon(self._care, client, peers)
