@@ -124,10 +124,11 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser chromium test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
 # Two at a time, for two cores: the images, and beside them what needs none; then the longest first.
 # A scenario's number is the Debian that it runs on.
-TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
+TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 \
+	test-vagrant test-conda-13
 test: linux $(VENV)/dev ## everything that CI runs; each part's output comes when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(TESTS)
 
@@ -136,6 +137,8 @@ linux:
 
 test-%-12 test-%-13: test-images
 	@$(MAKE) test-molecule DEBIAN=$(lastword $(subst -, ,$@)) SCENARIO=$*
+
+test-secure-12: chromium
 
 lint: $(VENV)/dev ## style and types
 	ruff check .
@@ -168,9 +171,11 @@ test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=do
 	@which vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) >/dev/null || { echo "Installing $(VAGRANT_PACKAGES)"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends $(VAGRANT_PACKAGES); }
 	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
 
-test-browser: $(VENV)/dev ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
-	@command -v chromium >/dev/null || { echo "Installing chromium"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends chromium fonts-dejavu-core; }
+test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
 	SCREENSHOTS=$(SCREENSHOTS) pytest tests/browser --ansible-inventory $(INVENTORY)
+
+chromium:
+	@command -v chromium >/dev/null || { echo "Installing chromium"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends chromium fonts-dejavu-core; }
 
 vagrant-image: $(VENV)/controller
 	@$(PLAY) target/ssh_image.yml

@@ -55,7 +55,8 @@ def api(inventory: "Inventory") -> Iterator[httpx.Client]:
         base_url=f"https://{network['IPAddress']}/api",
         auth=("biocirv", inventory.value("prefect_api_password")),
         verify=trust,
-        timeout=5,
+        # What is answered late, on a busy machine, is not lost.
+        timeout=30,
         trust_env=False,
     ) as client:
         yield client
