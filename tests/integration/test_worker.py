@@ -417,14 +417,19 @@ def test_records_of_task_runs_outlive_the_process_that_could_not_send_them(
 
 
 def test_how_often_a_flow_run_is_run_again(hasty: Pool, pair: list[WorkerProgram], tmp_path: Path) -> None:
-    """Never, where the deployment says so; by default once; as often as the flow run's own variables say."""
+    """Never, where the deployment says so; once where that is no number, too; as often as its own variables say."""
     first, another = uuid4(), uuid4()
     directories = {name: tmp_path / name for name in ("never", "once", "twice")}
     for directory in directories.values():
         directory.mkdir()
     never, once, twice = (
         hasty.start("flows.py:ignores_sigterm", directories["never"], env={"CRASH_RETRIES": "0"}),
-        hasty.start("flows.py:ignores_sigterm", directories["once"], key=f"crash-retry-1-of-{first}"),
+        hasty.start(
+            "flows.py:ignores_sigterm",
+            directories["once"],
+            key=f"crash-retry-1-of-{first}",
+            env={"CRASH_RETRIES": "once"},
+        ),
         hasty.start(
             "flows.py:ignores_sigterm",
             directories["twice"],
@@ -442,6 +447,7 @@ def test_how_often_a_flow_run_is_run_again(hasty: Pool, pair: list[WorkerProgram
         for run, limit in ((never, 0), (once, 1)):
             said = f"({run}) crashed, and is not run again: limit {limit}"
             worker.wait_until(partial(_says, worker, said), said)
+        assert _says(worker, "is 'once': make it a number; it is 1 now")
     assert [len(hasty.runs_of_deployment(run)) for run in (never, once)] == [1, 1]
 
 

@@ -149,7 +149,15 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
     except ObjectNotFound:
         return
     variables = {**(deployment.job_variables.get("env") or {}), **((run.job_variables or {}).get("env") or {})}
-    limit = int(variables.get(RETRIES_VARIABLE, retries))
+    # Somebody wrote it by hand, and the worker sees to everybody's flow runs.
+    try:
+        limit = int(variables.get(RETRIES_VARIABLE, retries))
+    except (TypeError, ValueError):
+        wrong = variables[RETRIES_VARIABLE]
+        logger.error(
+            "%s of %s is %r: make it a number; it is %d now", RETRIES_VARIABLE, deployment.name, wrong, retries
+        )
+        limit = retries
     before = _SUCCESSOR.fullmatch(run.idempotency_key or "")
     attempt, first = (int(before[1]), before[2]) if before else (0, str(run.id))
     # A worker that has just started sees those of a day.
