@@ -31,7 +31,7 @@ SAMPLE_DATA = "/opt/biocirv/current/work/data/sample"
 RETRY = "-retry"
 ENDED = frozenset(("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
 START_SECONDS = 120
-# A master run is under way sooner, on a busy machine too, and the fault strikes. What runs again begins 60 seconds after
+# A master run is under way sooner, on a busy machine too, and the fault strikes. What runs again begins a minute after
 # its crash is known: of a crash that nobody knows of yet there is no run to look for, and no need.
 MOMENT_SECONDS = 40
 SCHEMA = """
