@@ -24,6 +24,7 @@ PATIENCE_SECONDS = 120
 # The same program with shorter times.
 HASTY = {
     "worker._FENCE_SECONDS": 2.0,
+    "worker._CARE_SECONDS": 2.0,
     "worker._GRACE_SECONDS": 2.0,
     "crashes._OWN_SECONDS": 4.0,
     "outbox._PATIENCE_SECONDS": 2.0,

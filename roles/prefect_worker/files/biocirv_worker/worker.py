@@ -37,12 +37,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# Without contact to the API for so long, a flow run's process is ended. Heartbeats come every 30 seconds: the server
-# holds it for crashed 75 seconds after it was cut off at the earliest (105 after its last heartbeat, see role
-# prefect_deployments), and its successor does not begin before another 60 (crashes.DELAY).
-CONTACT_SECONDS = 80
-_FENCE_SECONDS = 10
+# Without contact to the API for so long, a flow run's process is ended: before the server can hold it for crashed, 75
+# seconds after it was cut off at the earliest (heartbeats come every 30 seconds, and it is 105 after the last one, see
+# role prefect_deployments), and its successor begins 60 later (crashes.DELAY). A minute's outage ends nothing.
+CONTACT_SECONDS = 73
+_FENCE_SECONDS = 5
+# Where there was no answer.
+_AGAIN_SECONDS = 1
 _ANSWER_SECONDS = 5
+_CARE_SECONDS = 10
 # Between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 10
 
@@ -222,14 +225,16 @@ class Worker(ProcessWorker):
         """End flow runs in time, whatever is being seen to meanwhile and however long that takes."""
         contact = time.monotonic()
         while True:
+            left = max(contact + CONTACT_SECONDS - time.monotonic(), _AGAIN_SECONDS)
             # The limit is for a connection that is tried several times, too.
-            with self._server_may_be_away(), anyio.fail_after(_ANSWER_SECONDS):
+            with self._server_may_be_away(), anyio.fail_after(min(_ANSWER_SECONDS, left)):
                 await self._fence(client)
                 contact = time.monotonic()
-            if time.monotonic() - contact > CONTACT_SECONDS:
+            silence = time.monotonic() - contact
+            if silence > CONTACT_SECONDS:
                 reason = f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"
                 self._kill(list(self._attempts), reason)
-            await anyio.sleep(_FENCE_SECONDS)
+            await anyio.sleep(_FENCE_SECONDS if silence < _AGAIN_SECONDS else _AGAIN_SECONDS)
 
     async def _care(self, client: PrefectClient, peers: Peers) -> None:
         """Send what flow runs could not send, and run those again that crashed."""
@@ -240,7 +245,7 @@ class Worker(ProcessWorker):
                 with self._server_may_be_away():
                     await outboxes.deliver(client)
                     await crashed.see_to(client, own=None if peers.others() else set(self._attempts))
-            await anyio.sleep(_FENCE_SECONDS)
+            await anyio.sleep(_CARE_SECONDS)
 
     async def _fence(self, client: PrefectClient) -> None:
         """End the processes of flow runs that the server holds for crashed: they may be run again any time."""
