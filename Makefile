@@ -9,6 +9,7 @@ INVENTORY ?= inventory/local
 PYTHON ?= python3
 VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+INSTALL = $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends
 PLAY = $(VENV)/bin/ansible-playbook --inventory $(INVENTORY)
 # Runs a command on the first host of a group, with a terminal where there is one.
 ON = $(VENV)/bin/python scripts/on_host.py --inventory $(INVENTORY)
@@ -124,12 +125,11 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser chromium test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser zstd chromium test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
 # Two at a time, for two cores: the images, and beside them what needs none; then the longest first.
 # A scenario's number is the Debian that it runs on.
-TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 \
-	test-vagrant test-conda-13
-test: linux $(VENV)/dev ## everything that CI runs; each part's output comes when it is done
+TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
+test: linux $(VENV)/dev zstd chromium ## everything that CI runs; each part's output comes when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(TESTS)
 
 linux:
@@ -138,8 +138,6 @@ linux:
 test-%-12 test-%-13: test-images
 	@$(MAKE) test-molecule DEBIAN=$(lastword $(subst -, ,$@)) SCENARIO=$*
 
-test-secure-12: chromium
-
 lint: $(VENV)/dev ## style and types
 	ruff check .
 	ruff format --check .
@@ -147,8 +145,7 @@ lint: $(VENV)/dev ## style and types
 	yamllint --strict .
 	ansible-lint --offline
 
-test-unit: $(VENV)/dev ## unit and policy tests; they need no service
-	@command -v zstd >/dev/null || { echo "Installing zstd"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends zstd; }
+test-unit: $(VENV)/dev zstd ## unit and policy tests; they need no service
 	pytest tests/unit tests/policy
 
 test-images: $(VENV)/dev
@@ -168,14 +165,15 @@ drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and 
 PROVIDER ?= docker
 VAGRANT_PACKAGES = vagrant $(if $(filter libvirt,$(PROVIDER)),vagrant-libvirt libvirt-daemon-system qemu-system-x86)
 test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
-	@which vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) >/dev/null || { echo "Installing $(VAGRANT_PACKAGES)"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends $(VAGRANT_PACKAGES); }
+	@which vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) >/dev/null || { echo "Installing $(VAGRANT_PACKAGES)"; $(INSTALL) $(VAGRANT_PACKAGES); }
 	PROVIDER=$(PROVIDER) VAGRANT_DEFAULT_PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
 
 test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
 	SCREENSHOTS=$(SCREENSHOTS) pytest tests/browser --ansible-inventory $(INVENTORY)
 
-chromium:
-	@command -v chromium >/dev/null || { echo "Installing chromium"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends chromium fonts-dejavu-core; }
+# What tests need of the distribution.
+zstd chromium:
+	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $@ $(if $(filter chromium,$@),fonts-dejavu-core); }
 
 vagrant-image: $(VENV)/controller
 	@$(PLAY) target/ssh_image.yml
@@ -214,7 +212,7 @@ help: ## this list
 # The controller's own environment: uv from a hashed lock by pip, everything else from hashed locks by uv.
 $(VENV)/bin/uv: requirements/builder.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: name a newer one, as in \`make up PYTHON=python3.12\`." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv"; $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes python3-venv; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv"; $(INSTALL) python3-venv; }
 	@echo "Making the environment $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
