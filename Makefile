@@ -166,7 +166,7 @@ PROVIDER ?= docker
 VAGRANT_PACKAGES = vagrant $(if $(filter libvirt,$(PROVIDER)),vagrant-libvirt libvirt-daemon-system qemu-system-x86)
 test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
 	@which vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) >/dev/null || { echo "Installing $(VAGRANT_PACKAGES)"; $(INSTALL) $(VAGRANT_PACKAGES); }
-	PROVIDER=$(PROVIDER) VAGRANT_DEFAULT_PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
+	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
 
 test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
 	SCREENSHOTS=$(SCREENSHOTS) pytest tests/browser --ansible-inventory $(INVENTORY)
