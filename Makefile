@@ -125,11 +125,11 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser zstd chromium test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
 # Two at a time, for two cores: the images, and beside them what needs none; then the longest first.
 # A scenario's number is the Debian that it runs on.
-TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-default-13 test-conda-13
-test: linux $(VENV)/dev zstd chromium ## everything that CI runs; each part's output comes when it is done
+TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-cluster-13 test-vagrant test-default-13 test-conda-13
+test: linux $(VENV)/dev zstd chromium vagrant ## everything that CI runs; each part's output comes when it is done
 	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(TESTS)
 
 linux:
@@ -163,17 +163,17 @@ drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and 
 	DRILL_CONFIRMED=$(CONFIRM) pytest tests/drills --ansible-inventory $(INVENTORY) $(if $(NAME),-k '[$(NAME)]')
 
 PROVIDER ?= docker
-VAGRANT_PACKAGES = vagrant $(if $(filter libvirt,$(PROVIDER)),vagrant-libvirt libvirt-daemon-system qemu-system-x86)
-test-vagrant: $(VENV)/dev ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
-	@which vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) >/dev/null || { echo "Installing $(VAGRANT_PACKAGES)"; $(INSTALL) $(VAGRANT_PACKAGES); }
+test-vagrant: $(VENV)/dev vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
 	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
 
 test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
 	SCREENSHOTS=$(SCREENSHOTS) pytest tests/browser --ansible-inventory $(INVENTORY)
 
 # What tests need of the distribution.
-zstd chromium:
-	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $@ $(if $(filter chromium,$@),fonts-dejavu-core); }
+PACKAGES_chromium = chromium fonts-dejavu-core
+PACKAGES_libvirtd = vagrant-libvirt libvirt-daemon-system qemu-system-x86
+zstd chromium vagrant libvirtd:
+	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $(or $(PACKAGES_$@),$@); }
 
 vagrant-image: $(VENV)/controller
 	@$(PLAY) target/ssh_image.yml
