@@ -192,7 +192,7 @@ bench-etl: test-images ## the ETL's load beside raw COPY and an ORM, with up to 
 bench-runs: $(VENV)/dev ## Prefect's worker as it comes beside ours, without and with forks; RUNS=, BURST=, MASTERS= for fewer runs
 	$(VENV)/bin/python benchmarks/runs.py
 
-COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE=1: to the newest versions
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group builder --output-file requirements/builder.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group conda --output-file requirements/conda.txt
@@ -200,7 +200,7 @@ lock: $(VENV)/controller ## lock requirements/ anew from pyproject.toml; UPGRADE
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group controller --output-file requirements/controller.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group conda --group controller --group dev \
 		--constraint requirements/application.txt --constraint requirements/controller.txt --output-file requirements/dev.txt
-	cd tests/application && ../../$(COMPILE) --no-emit-package soil-units --constraint ../../requirements/application.txt \
+	cd tests/application && $(COMPILE) --no-emit-package soil-units --constraint ../../requirements/application.txt \
 		libraries/soil-units/pyproject.toml libraries/soil-survey/pyproject.toml --output-file requirements.txt
 
 variables: $(VENV)/controller ## write docs/variables.md anew from the roles' argument specs
