@@ -402,12 +402,16 @@ class IgnoreSigterm(OverLimit):
 
 
 class EatMemory(Drill):
-    """One flow run takes all memory that there is: it ends, and nobody else."""
+    """One flow run takes all memory that there is: the kernel ends it, and no service.
+
+    A kernel that wants memory again while that of the first is being freed no longer sees the first, and ends another.
+    """
 
     name = "eat-memory"
     breaks = "a flow run takes all memory"
     batch = "ends"
-    crashing = "hungry"
+    crashing = "."
+    message = "SIGKILL"
     needs_container = True
 
     def strike(self, load: Load) -> None:

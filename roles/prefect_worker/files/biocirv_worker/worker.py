@@ -39,7 +39,7 @@ logger = logging.getLogger("prefect.worker.biocirv")
 
 # Without contact to the API for so long, a flow run's process is ended: before the server can hold it for crashed, 75
 # seconds after it was cut off at the earliest (heartbeats come every 30 seconds, and it is 105 after the last one, see
-# role prefect_deployments), and its successor begins 60 later (crashes.DELAY). A minute's outage ends nothing.
+# role prefect_deployments), and its successor begins 60 later at least (crashes.DELAY). A minute's outage ends nothing.
 CONTACT_SECONDS = 73
 _FENCE_SECONDS = 5
 # Where there was no answer.
