@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# From a crash to its successor, a minute at least: by then a process that has lost contact has been ended by its worker,
-# see worker.py. Prefect rounds to seconds, and notes a begin as of the moment when it was asked for: some of it earlier.
+# From a crash to its successor, a minute at least: by then a process that has lost contact has been ended by its
+# worker, see worker.py. Prefect rounds to seconds, and dates a begin back to when it was asked for: hence the two more.
 DELAY = timedelta(seconds=62)
 # The variable of a deployment's job that says how often its flow runs are run again.
 RETRIES_VARIABLE = "CRASH_RETRIES"
