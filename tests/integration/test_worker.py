@@ -206,6 +206,10 @@ def _says(worker: WorkerProgram, text: str) -> bool:
     return text in worker.log
 
 
+def _oom_score_adj(worker: WorkerProgram) -> int:
+    return int(Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text(encoding="ascii"))
+
+
 def test_a_fork_begins_with_one_thread(two_reports: list[Note]) -> None:
     """The flow itself, later, has more: Prefect's."""
     for report in two_reports:
@@ -232,6 +236,12 @@ def test_a_fork_begins_without_event_loops_and_prefect_s_services(two_reports: l
         assert (before["loops"], before["services"]) == ([], [])
         assert later["loops"] != []
         assert later["services"] != []
+
+
+def test_the_kernel_ends_a_fork_before_the_worker(plain: Pool, two_reports: list[Note]) -> None:
+    """Where it is out of memory."""
+    for report in two_reports:
+        assert int(report["oom_score_adj"]) > _oom_score_adj(plain.worker)
 
 
 def test_two_forks_draw_different_random_numbers(two_reports: list[Note]) -> None:
@@ -303,7 +313,9 @@ def test_a_worker_without_forks_runs_flow_runs(programs: Programs, tmp_path: Pat
     run = pool.start("flows.py:report", tmp_path)
 
     assert pool.wait_for_end(run).name == "Completed"
-    assert pool.note(tmp_path, "report")["parent"]["pid"] == pool.worker.process.pid
+    report = pool.note(tmp_path, "report")
+    assert report["parent"]["pid"] == pool.worker.process.pid
+    assert int(report["oom_score_adj"]) > _oom_score_adj(pool.worker)
     assert not [pid for pid in children(pool.worker.process.pid) if "forkserver" in command(pid)]
 
 

@@ -46,6 +46,7 @@ def report(notes: str) -> None:
         now=inspection.look(),
         parent=inspection.parent(),
         level=os.environ.get("PREFECT_LOGGING_LEVEL"),
+        oom_score_adj=Path("/proc/self/oom_score_adj").read_text(encoding="ascii"),
     )
 
 
