@@ -171,7 +171,7 @@ test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, i
 
 # What tests need of the distribution.
 PACKAGES_chromium = chromium fonts-dejavu-core
-PACKAGES_libvirtd = vagrant-libvirt libvirt-daemon-system qemu-system-x86
+PACKAGES_libvirtd = vagrant-libvirt libvirt-daemon-system dnsmasq-base qemu-system-x86
 zstd chromium vagrant libvirtd:
 	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $(or $(PACKAGES_$@),$@); }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -50,6 +51,8 @@ class Drill:
     outlasts: ClassVar[bool] = False
     # Flow runs whose process the fault ends, and which therefore run again: all, those of a name, or none.
     crashing: ClassVar[str | None] = None
+    # And how many at most, where that is known only when it has struck.
+    most_crashes: float = math.inf
     # What the state of a run that crashed has to say.
     message: ClassVar[str] = "."
     needs_container: ClassVar[bool] = False
@@ -424,6 +427,7 @@ class EatMemory(Drill):
         # What the kernel's caches hold it gives away before it ends anybody.
         caches = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))
         limit = memory["usage"] - caches + ALLOWANCE
+        killed = self._killed(platform)
         container.update(mem_limit=limit, memswap_limit=limit)
         try:
             load.add("hungry", "hungry", 1, megabytes=HUNGER)
@@ -436,6 +440,12 @@ class EatMemory(Drill):
         finally:
             total = int(docker.from_env().info()["MemTotal"])
             container.update(mem_limit=total, memswap_limit=total)
+        self.most_crashes = self._killed(platform) - killed
+
+    @staticmethod
+    def _killed(platform: Platform) -> int:
+        """Return how many processes the kernel has ended for want of memory since it booted."""
+        return int(platform.worker.check_output("awk '/^oom_kill / {print $2}' /proc/vmstat"))
 
 
 class ClockJump(Drill):

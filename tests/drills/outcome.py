@@ -87,6 +87,8 @@ class Outcome:
             elif run.state != "COMPLETED" or again:
                 replaced = f", made up for by: {', '.join(map(str, again)) or 'none'}"
                 self.lost_runs.append(f"{run}{replaced if run.has_crashed or again else ''}")
+        if self.rerun > self.drill.most_crashes:
+            self.needless.append(f"{self.rerun} flow runs crashed, of which the fault ended {self.drill.most_crashes}")
 
     def _judge_crash(self, run: Run) -> None:
         after = (run.ended or 0) - self.broken_at - self.drill.clock_ahead

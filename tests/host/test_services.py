@@ -83,13 +83,14 @@ def test_unit_is_sandboxed(server: Host, worker: Host, unit: str) -> None:
 def test_the_server_leaves_idle_connections_to_the_proxy(server: Host) -> None:
     """One that it closes may have a request on its way, which is answered with 502 then; its own limit is 5 s."""
     ask = """
-import http.client, select
-connection = http.client.HTTPConnection("127.0.0.1", 4200)
+import http.client, select, sys
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
 connection.request("GET", "/api/ready")
 connection.getresponse().read()
 print(select.select([connection.sock], [], [], 10)[0])
 """
-    assert server.check_output("python3 -c %s", ask) == "[]"
+    port = server.check_output("sed --quiet 's/^PREFECT_SERVER_API_PORT=//p' /etc/biocirv/prefect-server.env")
+    assert server.check_output("python3 -c %s %s", ask, port.strip('"')) == "[]"
 
 
 def test_nothing_listens_beyond_loopback_but_what_people_and_other_hosts_reach(
