@@ -55,6 +55,23 @@ def test_content_and_mode_are_brought_back_and_what_should_not_be_is_removed(run
     assert not run([file(tmp_path / "a")])["changed"]
 
 
+def test_a_link_is_made_brought_back_and_removed(run: Run, tmp_path: Path) -> None:
+    link, target = tmp_path / "new/link", tmp_path / "not there yet"
+    wanted = [file(link, link=str(target))]
+    assert run(wanted, check=True)["diff"][0]["after"] == f"link to {target}\n"
+    assert not link.is_symlink()
+    assert run(wanted)["changed"]
+    assert link.readlink() == target
+    assert not run(wanted)["changed"]
+    link.unlink()
+    link.write_text("a file", encoding="utf-8")
+    assert run(wanted)["changed"]
+    assert link.readlink() == target
+    # Though there is nothing where it points to.
+    assert run([file(link)])["changed"]
+    assert not link.is_symlink()
+
+
 def test_check_mode_says_what_would_change_and_changes_nothing(run: Run, tmp_path: Path) -> None:
     said = run([file(tmp_path / "a", content="new\n")], check=True)
     assert said["changed"]

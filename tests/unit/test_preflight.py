@@ -30,6 +30,18 @@ def test_nothing_is_wrong_with_what_is_right(preflight: ModuleType) -> None:
     assert preflight.host_problems(FACTS, PROBE, LIMITS) == []
 
 
+def test_what_a_host_has_is_read(preflight: ModuleType) -> None:
+    lines = ["memory 2048", "package zstd", "package acl", "account biocirv:/var/lib/biocirv:/bin/s h", "/opt 9000"]
+    numbers, lists = preflight.read_probe(lines)
+    assert numbers == {"memory": 2048, "/opt": 9000}
+    assert lists == {
+        "installed_packages": ["zstd", "acl"],
+        "accounts": ["biocirv:/var/lib/biocirv:/bin/s h"],
+        "clusters": [],
+        "timezones": [],
+    }
+
+
 def test_a_misspelt_group_is_told_with_the_right_one(preflight: ModuleType) -> None:
     (problem,) = preflight.group_problems({**WELL, "prefect_workers": ["w3"]}, [])
     assert "'prefect_workers'" in problem

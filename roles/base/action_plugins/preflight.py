@@ -29,15 +29,34 @@ LEAST_DAYS = 14
 INTERNAL = ("managed_files", "systemd_unit")
 
 # What the roles ask of a host's facts; more would take longer.
-FACTS = ["!all", "!min", "distribution", "hardware", "platform", "python", "service_mgr"]
+FACTS = ["!all", "!min", "distribution", "platform", "python", "service_mgr"]
 
-# One remote command for what facts do not tell: `df` sees an overlay root, which the mounts fact leaves out.
+# One remote command for what facts do not tell: `df` sees an overlay root, which the mounts fact leaves out. What a
+# host is known to have, no role need ask for, which would take half a second each time.
 PROBE = """
 awk '/^MemTotal/ {print "memory", int($2 / 1024)}' /proc/meminfo
 df -Pm /opt /var | awk 'NR == 2 {print "/opt", $4} NR == 3 {print "/var", $4}'
 /usr/bin/python3 -c 'import apt' 2>/dev/null && echo python3-apt 1 || echo python3-apt 0
 ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 && echo lists 1 || echo lists 0
+dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' | sed -n 's/^installed /package /p'
+getent passwd | awk -F: '{print "account", $1 ":" $6 ":" $7}'
+ls /etc/postgresql/*/main/postgresql.conf 2>/dev/null | awk -F/ '{print "cluster", $4}'
+readlink /etc/localtime | sed -n 's,.*/zoneinfo/,timezone ,p'
 """
+# Those lines of which there may be any number, as facts.
+LISTS = {"package": "installed_packages", "account": "accounts", "cluster": "clusters", "timezone": "timezones"}
+
+
+def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Return what PROBE printed: its numbers by their names, and what a host has, by the names of the facts."""
+    numbers: dict[str, int] = {}
+    lists: dict[str, list[str]] = {fact: [] for fact in LISTS.values()}
+    for name, value in (line.split(maxsplit=1) for line in lines):
+        if name in LISTS:
+            lists[LISTS[name]].append(value)
+        else:
+            numbers[name] = int(value)
+    return numbers, lists
 
 
 def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[str]:
@@ -284,11 +303,13 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         if shell["rc"] != 0:
             advice = self._task.args["unreachable_advice"]
             return {**result, "failed": True, "msg": f"The host cannot be reached: {advice}", "stderr": shell["stderr"]}
-        probe = {name: int(value) for name, value in (line.split() for line in shell["stdout_lines"])}
+        probe, lists = read_probe(shell["stdout_lines"])
 
         facts = self._execute_module(
             module_name="ansible.legacy.setup", module_args={"gather_subset": FACTS}, task_vars=variables
         )["ansible_facts"]
+        facts |= {"ansible_memtotal_mb": probe["memory"], "ansible_package_lists": bool(probe["lists"])}
+        facts |= {f"ansible_{name}": found for name, found in lists.items()}
         result["ansible_facts"] = facts
 
         problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])

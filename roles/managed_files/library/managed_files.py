@@ -24,11 +24,12 @@ options:
     type: list
     elements: dict
     required: true
-    description: The files.
+    description: The files, and symbolic links.
     suboptions:
       path: {type: path, required: true, description: Path on the host.}
       content: {type: str, description: What the file holds.}
       secret: {type: str, description: What the file holds; neither output nor diff shows it.}
+      link: {type: path, description: What it points to, where it is a symbolic link.}
       owner: {type: str, default: root, description: Its owner; the group is the one of the same name.}
       mode: {type: str, default: "0644", description: Its mode, in octal.}
   directories:
@@ -45,14 +46,21 @@ FILE_OPTIONS = {
     "path": {"type": "path", "required": True},
     "content": {"type": "str"},
     "secret": {"type": "str", "no_log": True},
+    "link": {"type": "path"},
     "owner": {"type": "str", "default": "root"},
     "mode": {"type": "str", "default": "0644"},
 }
 
 
-def present(path: Path) -> tuple[bytes, str, str, str] | None:
-    """Return content, owner, group and mode of a file, or None where it is not there."""
+# Content, owner, group and mode of a file; what a symbolic link points to; or None of neither.
+State = tuple[bytes, str, str, str] | Path | None
+
+
+def present(path: Path) -> State:
+    """Return what is there."""
     try:
+        if path.is_symlink():
+            return path.readlink()
         status = path.lstat()
         owner, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
         return path.read_bytes(), owner, group, f"{stat.S_IMODE(status.st_mode):04o}"
@@ -60,9 +68,32 @@ def present(path: Path) -> tuple[bytes, str, str, str] | None:
         return None
 
 
+def wanted(file: dict[str, Any]) -> State:
+    """Return what should be there."""
+    if file["link"] is not None:
+        return Path(file["link"])
+    content = file["content"] if file["secret"] is None else file["secret"]
+    return None if content is None else (content.encode(), file["owner"], file["owner"], file["mode"])
+
+
+def change(path: Path, state: State) -> None:
+    """Bring a path to a state in one step."""
+    if state is None:
+        path.unlink()
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if isinstance(state, Path):
+        partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(state)
+        partial.replace(path)
+    else:
+        content, owner, _, mode = state
+        write(path, content, owner, mode)
+
+
 def write(path: Path, content: bytes, owner: str, mode: str) -> None:
     """Put a file in place in one step, so that nobody ever reads half of it, or reads it before it is protected."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -76,15 +107,19 @@ def write(path: Path, content: bytes, owner: str, mode: str) -> None:
         raise
 
 
-def difference(file: dict[str, Any], before: bytes, after: bytes) -> dict[str, str]:
+def difference(file: dict[str, Any], before: State, after: State) -> dict[str, str]:
     """Return what --diff shows of a file."""
-    if file["secret"] is not None or "stranger" in file:
-        before = after = b""
+
+    def shown(state: State) -> str:
+        if state is None or file["secret"] is not None or "stranger" in file:
+            return ""
+        return f"link to {state}\n" if isinstance(state, Path) else state[0].decode(errors="replace")
+
     return {
         "before_header": file["path"],
         "after_header": file["path"],
-        "before": before.decode(errors="replace"),
-        "after": after.decode(errors="replace"),
+        "before": shown(before),
+        "after": shown(after),
     }
 
 
@@ -101,27 +136,22 @@ def main() -> None:
     known = {file["path"] for file in module.params["files"]}
     strangers = [
         # What it holds may be a secret.
-        {"path": str(path), "content": None, "secret": None, "owner": "root", "mode": "0600", "stranger": True}
+        {"path": str(path), "content": None, "secret": None, "link": None, "stranger": True}
         for directory in module.params["directories"]
         for path in sorted(Path(directory).glob("*"))
         if str(path) not in known
     ]
     for file in module.params["files"] + strangers:
         path = Path(file["path"])
-        before = present(path)
-        content = file["content"] if file["secret"] is None else file["secret"]
-        wanted = None if content is None else (content.encode(), file["owner"], file["owner"], file["mode"])
-        if before == wanted:
+        before, after = present(path), wanted(file)
+        if before == after:
             continue
         written.append(str(path))
-        differences.append(difference(file, before[0] if before else b"", wanted[0] if wanted else b""))
+        differences.append(difference(file, before, after))
         if module.check_mode:
             continue
         try:
-            if wanted is None:
-                path.unlink()
-            else:
-                write(path, wanted[0], file["owner"], file["mode"])
+            change(path, after)
         except (OSError, KeyError) as error:
             module.fail_json(msg=f"{path} cannot be written: {error}", written=written)
     module.exit_json(changed=bool(written), written=written, diff=differences)

@@ -32,6 +32,7 @@ options:
 """
 RETURN = r"""
 releases: {type: dict, returned: always, description: Manifests of the finished releases by their ids.}
+candidate: {type: str, returned: always, description: Id of the release that was prepared last, or empty.}
 current: {type: str, returned: always, description: Id of the release that serves, or empty.}
 previous: {type: str, returned: always, description: Id of the one that served before, or empty.}
 served: {type: dict, returned: always, description: Until when releases served, and with which configuration.}
@@ -185,6 +186,7 @@ def main() -> None:
     module.exit_json(
         changed=changed or bool(pruned),
         releases=releases.manifests(),
+        candidate=releases.linked("candidate"),
         current=releases.linked("current"),
         previous=releases.previous(),
         served=releases.served(),
