@@ -31,7 +31,7 @@ def test_nothing_is_wrong_with_what_is_right(preflight: ModuleType) -> None:
 
 
 def test_what_a_host_has_is_read(preflight: ModuleType) -> None:
-    lines = ["memory 2048", "package zstd", "package acl", "account biocirv:/var/lib/biocirv:/bin/s h", "/opt 9000"]
+    lines = ["", "memory 2048", "package zstd", "package acl", "account biocirv:/var/lib/biocirv:/bin/s h", "/opt 9000"]
     numbers, lists = preflight.read_probe(lines)
     assert numbers == {"memory": 2048, "/opt": 9000}
     assert lists == {

@@ -51,7 +51,8 @@ def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str
     """Return what PROBE printed: its numbers by their names, and what a host has, by the names of the facts."""
     numbers: dict[str, int] = {}
     lists: dict[str, list[str]] = {fact: [] for fact in LISTS.values()}
-    for name, value in (line.split(maxsplit=1) for line in lines):
+    # On a slow host, what ssh and sudo print to log in leaves an empty line before them.
+    for name, value in (line.split(maxsplit=1) for line in lines if line.strip()):
         if name in LISTS:
             lists[LISTS[name]].append(value)
         else:
