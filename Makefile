@@ -126,16 +126,18 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 
 ##@ Development
 .PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
-# Two at a time, for two cores: the images, and beside them what needs none; then the longest first.
-# A scenario's number is the Debian that it runs on.
-TESTS = test-images lint test-unit test-release-12 test-drills-13 test-integration test-secure-12 test-cluster-13 test-vagrant test-default-13 test-conda-13
+# Two at a time, for two cores: the images, and beside them what needs none; then the longest first. None of these may wait for a
+# prerequisite of its own, or make takes it last. A scenario's number is the Debian that it runs on.
+SCENARIOS = test-release-12 test-drills-13 test-integration test-default-13 test-secure-12 test-cluster-13 test-vagrant test-conda-13
+TWO_AT_A_TIME = $(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 test: linux $(VENV)/dev zstd chromium vagrant ## everything that CI runs; each part's output comes when it is done
-	@$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(TESTS)
+	@$(TWO_AT_A_TIME) test-images lint test-unit
+	@$(TWO_AT_A_TIME) $(SCENARIOS)
 
 linux:
 	@[ "$$(uname)" = Linux ] || { echo "Tests reach containers by their addresses, which $$(uname) does not: run them on Linux." >&2; exit 1; }
 
-test-%-12 test-%-13: test-images
+test-%-12 test-%-13: $(VENV)/dev
 	@$(MAKE) test-molecule DEBIAN=$(lastword $(subst -, ,$@)) SCENARIO=$*
 
 lint: $(VENV)/dev ## style and types
@@ -151,7 +153,8 @@ test-unit: $(VENV)/dev zstd ## unit and policy tests; they need no service
 test-images: $(VENV)/dev
 	@$(PLAY) target/image.yml
 
-test-integration: test-images ## against a real PostgreSQL, in a container, and a real Prefect server
+test-integration: $(VENV)/dev ## against a real PostgreSQL, in a container, and a real Prefect server
+	@$(MAKE) test-images
 	pytest tests/integration
 
 DEBIAN ?= 13
