@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 DEPLOYMENT = "master-etl-deployment"
 POLL_SECONDS = 0.2
-# A power cut after every task takes half an hour: POWER_CUT_EVERY=1. After every ninth it takes three minutes.
-POWER_CUT_EVERY = int(os.environ.get("POWER_CUT_EVERY", "9"))
+# A power cut after every task takes half an hour: POWER_CUT_EVERY=1. After every sixth it takes two minutes.
+POWER_CUT_EVERY = int(os.environ.get("POWER_CUT_EVERY", "6"))
 RUN_SECONDS = 120
 # A package that the application does not lock.
 MISSING = "tabulate"
