@@ -1,6 +1,7 @@
 """The module that writes files: as a whole, only where they differ, and without showing what is secret."""
 
 import getpass
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def test_content_and_mode_are_brought_back_and_what_should_not_be_is_removed(run
     assert run([file(tmp_path / "a")])["changed"]
     assert not (tmp_path / "a").exists()
     assert not run([file(tmp_path / "a")])["changed"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_file_of_an_account_that_is_gone_is_written_anew(run: Run, tmp_path: Path) -> None:
+    wanted = [file(tmp_path / "a", content="a")]
+    run(wanted)
+    os.chown(tmp_path / "a", 54321, 54321)
+    assert run(wanted)["changed"]
+    assert not run(wanted)["changed"]
+    assert (tmp_path / "a").owner() == getpass.getuser()
 
 
 def test_a_link_is_made_brought_back_and_removed(run: Run, tmp_path: Path) -> None:

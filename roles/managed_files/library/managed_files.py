@@ -62,10 +62,17 @@ def present(path: Path) -> State:
         if path.is_symlink():
             return path.readlink()
         status = path.lstat()
-        owner, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
-        return path.read_bytes(), owner, group, f"{stat.S_IMODE(status.st_mode):04o}"
+        return path.read_bytes(), *owners(status), f"{stat.S_IMODE(status.st_mode):04o}"
     except FileNotFoundError:
         return None
+
+
+def owners(status: os.stat_result) -> tuple[str, str]:
+    """Return the names of a file's owner and group; none for an account that is there no longer."""
+    try:
+        return pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        return "", ""
 
 
 def wanted(file: dict[str, Any]) -> State:
