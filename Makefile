@@ -128,11 +128,11 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 .PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
 # Two at a time, for two cores: the images, and beside them what needs none; then the longest first. None of these may wait for a
 # prerequisite of its own, or make takes it last. A scenario's number is the Debian that it runs on.
-SCENARIOS = test-release-12 test-drills-13 test-integration test-default-13 test-secure-12 test-cluster-13 test-vagrant test-conda-13
+PARTS = test-release-12 test-drills-13 test-integration test-default-13 test-secure-12 test-cluster-13 test-vagrant test-conda-13
 TWO_AT_A_TIME = $(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 test: linux $(VENV)/dev zstd chromium vagrant ## everything that CI runs; each part's output comes when it is done
 	@$(TWO_AT_A_TIME) test-images lint test-unit
-	@$(TWO_AT_A_TIME) $(SCENARIOS)
+	@$(TWO_AT_A_TIME) $(PARTS)
 
 linux:
 	@[ "$$(uname)" = Linux ] || { echo "Tests reach containers by their addresses, which $$(uname) does not: run them on Linux." >&2; exit 1; }

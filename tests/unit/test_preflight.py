@@ -37,7 +37,7 @@ def test_what_a_host_has_is_read(preflight: ModuleType) -> None:
     assert lists == {
         "installed_packages": ["zstd", "acl"],
         "accounts": ["biocirv:/var/lib/biocirv:/bin/s h"],
-        "clusters": [],
+        "postgresql_clusters": [],
         "timezones": [],
     }
 

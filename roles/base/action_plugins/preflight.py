@@ -44,7 +44,12 @@ ls /etc/postgresql/*/main/postgresql.conf 2>/dev/null | awk -F/ '{print "cluster
 readlink /etc/localtime | sed -n 's,.*/zoneinfo/,timezone ,p'
 """
 # Those lines of which there may be any number, as facts.
-LISTS = {"package": "installed_packages", "account": "accounts", "cluster": "clusters", "timezone": "timezones"}
+LISTS = {
+    "package": "installed_packages",
+    "account": "accounts",
+    "cluster": "postgresql_clusters",
+    "timezone": "timezones",
+}
 
 
 def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
