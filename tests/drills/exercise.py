@@ -129,7 +129,7 @@ class Exercise:
         wait(lambda: any(moment > outcome.well_at for moment in heard()), "a worker is heard of", HEARD_SECONDS)
         # Where a record is lost the judgement says so, in its own words.
         with suppress(NotYetError):
-            wait(lambda: self._field.is_recorded(load), "all task runs are recorded", RECORDED_SECONDS)
+            wait(lambda: outcome.is_recorded(self._field), "all task runs are recorded", RECORDED_SECONDS)
 
     @contextmanager
     def _noted(self, *outcomes: Outcome) -> Iterator[None]:

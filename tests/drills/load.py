@@ -316,18 +316,6 @@ class Field:
         """Say whether the ETL of a load has completed, sub-flow runs and all."""
         return all(run.state == "COMPLETED" for run in self.runs([load]) if run.name in load.masters)
 
-    def is_recorded(self, load: Load) -> bool:
-        """Say whether every task that the drills' flows noted has a record, and no record is left open."""
-        runs = self.runs([load])
-        masters = [run for run in runs if run.name.removesuffix(RETRY) in load.masters]
-        sub_runs = self.sub_runs(masters)
-        states = {record["id"]: record["state_type"] for record in self.task_runs([*runs, *sub_runs])}
-        noted = {step for attempt in self.attempts([load]) for step in attempt.steps}
-        completed = [run for run in masters if run.state == "COMPLETED"]
-        return (
-            noted <= states.keys() and ENDED.issuperset(states.values()) and len(sub_runs) >= SUB_FLOWS * len(completed)
-        )
-
     def put_an_end_to(self, loads: list[Load]) -> None:
         """Cancel what goes on after a drill has failed, so that the next one begins with nothing in flight."""
         runs = self.runs(loads)

@@ -51,12 +51,12 @@ class Outcome:
         if self.load is None:
             return
         runs = place.runs([self.load])
-        sub_runs = place.sub_runs([run for run in runs if run.name.removesuffix(RETRY) in self.load.masters])
+        sub_runs = place.sub_runs(runs)
         attempts = place.attempts([self.load])
         self._judge_runs(runs)
         self._judge_attempts(runs, attempts)
         self._judge_etl(place, runs, sub_runs)
-        self._judge_records(place, runs, sub_runs, attempts)
+        self.is_recorded(place)
 
     def _judge_runs(self, runs: list[Run]) -> None:
         assert self.load is not None
@@ -146,13 +146,16 @@ class Outcome:
                 self.rows_lost += abs(place.rows[table] - count)
                 self.lost_rows.append(f"{table} has {count} rows instead of {place.rows[table]}")
 
-    def _judge_records(self, place: Field, runs: list[Run], sub_runs: list[Run], attempts: list[Attempt]) -> None:
+    def is_recorded(self, place: Field) -> bool:
+        """Say whether every task that was done has its record, and none is left open; keep what is missing."""
         assert self.load is not None
+        runs = place.runs([self.load])
+        sub_runs = place.sub_runs(runs)
+        done = {step: attempt for attempt in place.attempts([self.load]) for step in attempt.steps}
         records = place.task_runs([*runs, *sub_runs])
         states = {record["id"]: record["state_type"] for record in records}
         names = {run.id: str(run) for run in runs}
-        done = {step: attempt for attempt in attempts for step in attempt.steps}
-        self.lost_records += [
+        self.lost_records = [
             f"{names.get(attempt.flow_run)}: task run {step} is {states.get(step, 'not there')}"
             for step, attempt in done.items()
             if states.get(step) not in ENDED
@@ -171,11 +174,12 @@ class Outcome:
                 0, wanted - ended.count(run_id)
             )
         over = {run.id for run in [*runs, *sub_runs] if run.has_ended}
-        self.open_records += [
+        self.open_records = [
             f"{names[record['flow_run_id']]}: task run {record['name']} is {record['state_type']}"
             for record in records
             if record["state_type"] not in ENDED and record["flow_run_id"] in over and record["id"] not in done
         ]
+        return not self.lost_records and not self.open_records
 
     @property
     def verdict(self) -> str:

@@ -12,9 +12,6 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
-    ArtifactFilterTaskRunId,
-    TaskRunFilter,
-    TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun
 from sqlalchemy import Engine, text
@@ -67,12 +64,8 @@ def state_of(run: FlowRun) -> tuple[str | None, str]:
 
 def artifacts(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, Artifact]:
     """Return the artifacts of a flow run's tasks by their keys."""
-    runs = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))
-    tasks = [run.id for run in client.read_task_runs(task_run_filter=runs)]
     found = client.read_artifacts(
-        artifact_filter=ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]), task_run_id=ArtifactFilterTaskRunId(any_=tasks)
-        )
+        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
     )
     return {artifact.key: artifact for artifact in found if artifact.key}
 
