@@ -17,7 +17,7 @@ class Server:
         self.runs = [FlowRun(flow_id=uuid4()) for _ in range(3)]
         self.again: list[UUID] = []
         self.ended: list[UUID] = []
-        self._refused = [self.runs[1].id]
+        self.refused = [self.runs[1].id]
         monkeypatch.setattr(crashes, "_run_again", self._run_again)
         monkeypatch.setattr(crashes, "_end_children", self._end_children)
 
@@ -27,8 +27,8 @@ class Server:
         return self.runs if flow_run_filter.end_time else []
 
     async def _run_again(self, _client: object, run: FlowRun, _retries: int) -> None:
-        if run.id in self._refused:
-            self._refused.clear()
+        if run.id in self.refused:
+            self.refused.clear()
             raise TimeoutError
         self.again.append(run.id)
 
@@ -45,11 +45,31 @@ def test_what_failed_on_the_way_is_done_the_next_time(monkeypatch: pytest.Monkey
     """And what was done is not done again."""
     server = Server(monkeypatch)
     seen = crashes.Crashes("worker", "pool", 1)
+    look(seen, server)
     with pytest.raises(TimeoutError):
         look(seen, server)
     for _ in range(2):
         look(seen, server)
     assert server.again == [run.id for run in server.runs]
+
+
+def test_what_completes_though_it_was_held_for_crashed_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As until its worker ends it, a run may whose heartbeats the server misses."""
+    server = Server(monkeypatch)
+    completed, *crashed = server.runs
+    server.refused.clear()
+    seen = crashes.Crashes("worker", "pool", 1)
+    look(seen, server)
+    assert server.again == []
+    server.runs = crashed
+    look(seen, server)
+    assert server.again == [run.id for run in crashed]
+    # Its name is clear: where it crashes after all, that is seen anew.
+    server.runs = [completed, *crashed]
+    look(seen, server)
+    assert completed.id not in server.again
+    look(seen, server)
+    assert server.again == [*(run.id for run in crashed), completed.id]
 
 
 def test_children_are_ended_also_after_a_long_silence(monkeypatch: pytest.MonkeyPatch) -> None:

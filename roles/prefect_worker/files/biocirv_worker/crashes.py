@@ -86,7 +86,8 @@ class Crashes:
         self._retries = retries
         # When each was first seen; not by a wall clock, which may jump.
         self._crashed: dict[UUID, float] = {}
-        # Those of which nothing is left to be looked for.
+        # Those that were run again, and those of which nothing is left to be looked for.
+        self._replaced: set[UUID] = set()
         self._settled: set[UUID] = set()
         self._missing: dict[UUID, float] = {}
 
@@ -106,15 +107,18 @@ class Crashes:
             ),
             work_pool_filter=self._pool,
         )
-        # What is done is noted when it is done: what fails on the way is tried again the next time.
-        self._crashed = {run.id: self._crashed[run.id] for run in runs if run.id in self._crashed}
+        # What the server holds for crashed may live: it completes, or its worker ends it before the next look.
+        known, now = self._crashed, time.monotonic()
+        self._crashed = {run.id: known.get(run.id, now) for run in runs}
+        self._replaced &= self._crashed.keys()
         self._settled &= self._crashed.keys()
+        # What is done is noted when it is done: what fails on the way is tried again the next time.
         for run in runs:
-            if run.id not in self._crashed:
+            if run.id in known and run.id not in self._replaced:
                 await _run_again(client, run, self._retries)
-                self._crashed[run.id] = time.monotonic()
+                self._replaced.add(run.id)
         for run in runs:
-            age = time.monotonic() - self._crashed[run.id]
+            age = now - self._crashed[run.id]
             if age >= _RECORDED_SECONDS and run.id not in self._settled:
                 await _end_children(client, run)
                 if age >= _SETTLED_SECONDS:

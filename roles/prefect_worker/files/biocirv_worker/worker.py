@@ -45,6 +45,7 @@ _FENCE_SECONDS = 5
 # Where there was no answer.
 _AGAIN_SECONDS = 1
 _ANSWER_SECONDS = 5
+# Longer than the fence takes, see crashes.py.
 _CARE_SECONDS = 10
 # Between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 10
