@@ -1,4 +1,4 @@
-"""What goes away comes back by itself: a killed proxy, a reboot, a new container; tests/drills breaks more."""
+"""What goes away comes back: a killed proxy, what was stopped, a reboot, a new container; tests/drills breaks more."""
 
 import subprocess
 from typing import TYPE_CHECKING
@@ -41,6 +41,20 @@ def test_services_wait_for_what_they_need(database: Host, server: Host, api: "Ap
     wait_until(lambda: "no response" in server.check_output(journal), server)
     assert server.run("systemctl is-active prefect-server").stdout.strip() == "activating"
     database.check_output("systemctl start postgresql")
+    wait_until_well(server, api)
+
+
+def test_what_was_stopped_is_started_again(inventory: "Inventory", server: Host, api: "Api") -> None:
+    """Also what somebody started alone is stopped; a second time there is nothing to stop."""
+    states = f"systemctl is-active biocirv.target {' '.join(UNITS)}"
+    # The target goes, as it does with whoever stops it by hand, and one service comes back.
+    server.check_output("systemctl stop biocirv.target && systemctl start nginx")
+    for changes in (True, False):
+        done = inventory.playbook("playbooks/stop.yml")
+        assert done.returncode == 0, done.stdout
+        assert server.run(states).stdout.split() == ["inactive"] * (1 + len(UNITS))
+        assert ("changed=0 " not in done.stdout) == changes, done.stdout
+    server.check_output("systemctl start biocirv.target")
     wait_until_well(server, api)
 
 
