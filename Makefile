@@ -116,7 +116,7 @@ export: $(VENV)/controller ## a table as CSV: make export TABLE=observation > ob
 		--command 'COPY (SELECT * FROM "$(TABLE)") TO STDOUT (FORMAT csv, HEADER)'
 
 check-db-health: $(VENV)/controller ## "accepting connections", or not
-	@$(ON) database pg_isready
+	@$(ON) database runuser --user postgres -- pg_isready
 
 backup: $(VENV)/controller ## dump the databases into backups/ (or DIRECTORY=) on this machine
 	@$(PLAY) playbooks/backup.yml $(if $(DIRECTORY),--extra-vars '{"backup_directory": "$(DIRECTORY)"}')
