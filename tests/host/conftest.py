@@ -91,6 +91,12 @@ class Inventory:
         )
 
 
+def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
+    """Return properties of a unit, as systemd shows them."""
+    shown = host.check_output("systemctl show --property=%s %s", ",".join(names), unit)
+    return dict(line.split("=", 1) for line in shown.splitlines())
+
+
 CURL = (
     "set -a; . /etc/biocirv/biocirv-deployments.env;"
     # What curl reads from its configuration is in no list of processes.

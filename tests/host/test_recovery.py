@@ -1,12 +1,13 @@
 """What goes away comes back: a killed proxy, what was stopped, a reboot, a new container; tests/drills breaks more."""
 
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.host import Host
 
-from tests.host.conftest import wait_until
+from tests.host.conftest import properties, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
@@ -55,6 +56,35 @@ def test_what_was_stopped_is_started_again(inventory: "Inventory", server: Host,
         assert server.run(states).stdout.split() == ["inactive"] * (1 + len(UNITS))
         assert ("changed=0 " not in done.stdout) == changes, done.stdout
     server.check_output("systemctl start biocirv.target")
+    wait_until_well(server, api)
+
+
+# A request of which the rest never comes.
+STALLED = r"""
+. /etc/biocirv/biocirv-deployments.env
+. /etc/biocirv/prefect-server.env
+exec 3<>/dev/tcp/127.0.0.1/$PREFECT_SERVER_API_PORT
+login=$(printf %s "$PREFECT_API_AUTH_STRING" | base64 --wrap 0)
+printf "POST /api/flows/filter HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic $login\r\n" >&3
+printf "Content-Length: 9\r\n\r\n{" >&3
+systemd-notify --ready
+sleep 300
+"""
+
+
+def test_a_stalled_client_does_not_hold_up_the_server_s_end(server: Host, api: "Api") -> None:
+    """The unit is inactive then, and not failed."""
+    server.check_output(
+        "systemd-run --quiet --collect --unit stalled --property Type=notify --property NotifyAccess=all bash -c %s",
+        STALLED,
+    )
+    try:
+        server.check_output("systemctl stop prefect-server")
+        shown = properties(server, "prefect-server", "ActiveState", "Result", "ExecMainStatus")
+    finally:
+        server.check_output("systemctl stop stalled; systemctl start prefect-server")
+    # It was waited for, and ended.
+    assert shown == {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": str(signal.SIGUSR2.value)}
     wait_until_well(server, api)
 
 

@@ -5,17 +5,13 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
+from tests.host.conftest import properties
+
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
 UNITS = ("prefect-server", "prefect-worker")
 PROXY = "nginx"
-
-
-def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
-    """Return properties of a unit, as systemd shows them."""
-    shown = host.check_output("systemctl show --property=%s %s", ",".join(names), unit)
-    return dict(line.split("=", 1) for line in shown.splitlines())
 
 
 def test_systemd_has_no_failed_unit(server: Host) -> None:
