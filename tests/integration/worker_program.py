@@ -222,7 +222,8 @@ def members(session: int) -> list[int]:
 def _processes() -> list[tuple[int, list[str]]]:
     """Return all processes with state, parent, group and session, see proc(5)."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            found.append((int(path.parent.name), path.read_text(encoding="utf-8").rpartition(")")[2].split()))
+            fields = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            found.append((int(process.name), fields))
     return found

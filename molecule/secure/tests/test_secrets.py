@@ -29,9 +29,9 @@ import pathlib, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 seen = set()
 while signal.sigtimedwait([signal.SIGTERM], 0.02) is None:
-    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            seen.add(path.read_bytes())
+            seen.add((process / "cmdline").read_bytes())
         except OSError:
             pass
 pathlib.Path("/root/sampled").write_bytes(b"\\n".join(seen))

@@ -113,10 +113,10 @@ class Releases:
     def in_use(self) -> set[str]:
         """Return the ids of those whose Python runs: that of a worker whose flow runs have not ended."""
         found = set()
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            # A process that has ended meanwhile.
+        for process in Path("/proc").glob("[0-9]*"):
+            # It may have ended meanwhile.
             with suppress(FileNotFoundError, ProcessLookupError):
-                program = Path(path.read_bytes().split(b"\0")[0].decode(errors="replace"))
+                program = Path((process / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace"))
                 if program.is_relative_to(self._root / "releases"):
                     found.add(program.relative_to(self._root / "releases").parts[0])
         return found
