@@ -54,7 +54,7 @@ def test_what_failed_on_the_way_is_done_the_next_time(monkeypatch: pytest.Monkey
 
 
 def test_what_completes_though_it_was_held_for_crashed_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As until its worker ends it, a run may whose heartbeats the server misses."""
+    """A process of which the server has not heard lives on until its worker ends it."""
     server = Server(monkeypatch)
     completed, *crashed = server.runs
     server.refused.clear()
@@ -64,7 +64,7 @@ def test_what_completes_though_it_was_held_for_crashed_is_not_run_again(monkeypa
     server.runs = crashed
     look(seen, server)
     assert server.again == [run.id for run in crashed]
-    # Its name is clear: where it crashes after all, that is seen anew.
+    # One that crashes after all is looked at twice, like any other.
     server.runs = [completed, *crashed]
     look(seen, server)
     assert completed.id not in server.again
