@@ -125,41 +125,32 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test linux test-images lint test-unit test-integration test-molecule test-browser zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
-# Two at a time, for two cores: the images, and beside them what needs none; then the longest first. None of these may wait for a
-# prerequisite of its own, or make takes it last. A scenario's number is the Debian that it runs on.
-PARTS = test-release-12 test-drills-13 test-integration test-default-13 test-secure-12 test-cluster-13 test-vagrant test-conda-13
-TWO_AT_A_TIME = $(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
-test: linux $(VENV)/dev zstd chromium vagrant ## everything that CI runs; each part's output comes when it is done
-	@$(TWO_AT_A_TIME) test-images lint test-unit
-	@$(TWO_AT_A_TIME) $(PARTS)
+.PHONY: test test-all soak linux lint test-molecule test-browser zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
+# Parts run two at a time, for two cores, and what they print goes to .cache/tests; tests/suite/parts.py lists them.
+SUITE = $(VENV)/bin/python -m tests.suite
+RUN_SUITE = @programs=$$($(SUITE) --programs $(1)); [ -z "$$programs" ] || $(MAKE) $$programs; $(SUITE) $(1)
+test: linux $(VENV)/dev ## prove it in a quarter of an hour: style, types, units, ETL, deploys, migrations, the life of one host
+	$(call RUN_SUITE,quick)
+
+test-all: linux $(VENV)/dev ## everything, in an hour: Debian 12, releases, drills, attacks, four hosts, conda packages, Vagrant, a browser
+	$(call RUN_SUITE,all)
+
+test-%: linux $(VENV)/dev ## one part of that: images, lint, unit, integration, worker, host, release, drills, secure, cluster, conda
+	$(call RUN_SUITE,$*)
+
+PART ?= host
+TIMES ?= 5
+soak: linux $(VENV)/dev ## run a part again and again and print how often it held: PART=host, TIMES=5; LOAD=1 keeps both cores busy
+	$(call RUN_SUITE,$(PART) --times $(TIMES) $(if $(filter 1,$(LOAD)),--load))
 
 linux:
 	@[ "$$(uname)" = Linux ] || { echo "Tests reach containers by their addresses, which $$(uname) does not: run them on Linux." >&2; exit 1; }
 
-test-%-12 test-%-13: $(VENV)/dev
-	@$(MAKE) test-molecule DEBIAN=$(lastword $(subst -, ,$@)) SCENARIO=$*
-
-lint: $(VENV)/dev ## style and types
-	ruff check .
-	ruff format --check .
-	mypy
-	yamllint --strict .
-	ansible-lint --offline
-
-test-unit: $(VENV)/dev zstd ## unit and policy tests; they need no service
-	pytest tests/unit tests/policy
-
-test-images: $(VENV)/dev
-	@$(PLAY) target/image.yml
-
-test-integration: $(VENV)/dev ## against a real PostgreSQL, in a container, and a real Prefect server
-	@$(MAKE) test-images
-	pytest tests/integration
+lint: test-lint ## style and types
 
 DEBIAN ?= 13
 SCENARIO ?= default
-test-molecule: $(VENV)/dev ## a scenario on a container: DEBIAN=12|13, SCENARIO=name
+test-molecule: $(VENV)/dev ## a scenario of molecule's: DEBIAN=12|13, SCENARIO=name
 	DEBIAN=$(DEBIAN) MOLECULE_COMMAND_BORDERS=false molecule test --scenario-name $(SCENARIO)
 
 drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and count what is lost: NAME=kill-worker, or all; real hosts: CONFIRM=1
@@ -167,7 +158,7 @@ drill: $(VENV)/dev ## break something on the hosts of INVENTORY under load, and 
 
 PROVIDER ?= docker
 test-vagrant: $(VENV)/dev vagrant $(if $(filter libvirt,$(PROVIDER)),libvirtd) ## what the Vagrantfile boots, to the end: PROVIDER=docker|libvirt|virtualbox
-	PROVIDER=$(PROVIDER) pytest --capture=no tests/vagrant
+	PROVIDER=$(PROVIDER) $(SUITE) vagrant
 
 test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, in Debian's Chromium: SCREENSHOTS=directory
 	SCREENSHOTS=$(SCREENSHOTS) pytest tests/browser --ansible-inventory $(INVENTORY)
@@ -210,7 +201,7 @@ variables: $(VENV)/controller ## write docs/variables.md anew from the roles' ar
 	@$(VENV)/bin/python scripts/variables.py
 
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z%-]+:.*## / {sub("%", "PART", $$1); printf "  %-28s %s\n", $$1, $$2}' Makefile
 
 # The controller's own environment: uv from a hashed lock by pip, everything else from hashed locks by uv.
 $(VENV)/bin/uv: requirements/builder.txt

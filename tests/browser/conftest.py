@@ -15,15 +15,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests import limits
 from tests.host.conftest import inventory
 
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
 __all__ = ["inventory"]
-
-# Two cores may be busy with other tests.
-PATIENCE_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,8 @@ def page(inventory: "Inventory") -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(PATIENCE_SECONDS * 1000)
-        expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+        milliseconds = limits.limit(limits.ANSWER) * 1000
+        page.set_default_timeout(milliseconds)
+        expect.set_options(timeout=milliseconds)
         yield page
         browser.close()

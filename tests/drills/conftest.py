@@ -10,14 +10,14 @@ import pytest
 from tests.drills.exercise import Exercise
 from tests.drills.faults import DRILLS
 from tests.drills.hosts import Platform
-from tests.host.conftest import Inventory, inventory, pytest_configure
+from tests.host.conftest import Inventory, inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.drills.outcome import Outcome
 
-__all__ = ["inventory", "pytest_configure"]
+__all__ = ["inventory"]
 
 EXERCISE = pytest.StashKey[Exercise]()
 COLUMNS = (

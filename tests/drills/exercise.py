@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from tests import limits
 from tests.drills.faults import DRILLS
 from tests.drills.hosts import NotYetError
 from tests.drills.load import Field, Load
@@ -15,18 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from tests.drills.hosts import Platform
-
-# Until all has ended; and where runs are found dead by their silence, and run again after a pause.
-SETTLE_SECONDS = 120
-DEATH_SECONDS = 360
-# Until what crashed in the drills before, and is due, has run again.
-AGAIN_SECONDS = 240
-# The ETL's own end, after a fault that it survives: it tries again after 5 and 20 seconds.
-LOADED_SECONDS = 40
-# Prefect records task runs some time after they happened.
-RECORDED_SECONDS = 60
-# A worker is heard of every 30 seconds.
-HEARD_SECONDS = 45
 
 
 class Exercise:
@@ -89,7 +78,7 @@ class Exercise:
             return False
         load = outcome.load
         try:
-            self._platform.wait_until(lambda: self._field.has_loaded(load), "the ETL is done", LOADED_SECONDS)
+            self._platform.wait_until(lambda: self._field.has_loaded(load), "the ETL is done", limits.ANSWER)
         except NotYetError:
             return False
         outcome.count_rows(self._field)
@@ -101,7 +90,7 @@ class Exercise:
         earlier = [each.load for each in self.outcomes.values() if each.load]
         outcome.load = Load(self._field, drill.name)
         self._field.start(outcome.load, drill.kind, drill.steps)
-        self._platform.wait_until(lambda: self._field.is_quiet(earlier), "nothing runs again", AGAIN_SECONDS)
+        self._platform.wait_until(lambda: self._field.is_quiet(earlier), "nothing runs again", limits.CRASH)
         self._field.start_master(outcome.load, is_fresh=is_fresh)
         if not drill.outlasts:
             self._field.let_count(outcome.load)
@@ -114,22 +103,20 @@ class Exercise:
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         """Wait until all flow runs have ended; each drill by itself says of which that does not come true."""
-        deadline = time.monotonic() + (
-            DEATH_SECONDS if any(outcome.drill.crashing for outcome in outcomes) else SETTLE_SECONDS
-        )
+        seconds = limits.CRASH if any(outcome.drill.crashing for outcome in outcomes) else limits.START
         for outcome in outcomes:
             with self._noted(outcome):
-                self._wait_for_end(outcome, max(0, deadline - time.monotonic()))
+                self._wait_for_end(outcome, seconds)
 
     def _wait_for_end(self, outcome: Outcome, seconds: float) -> None:
         wait, load = self._platform.wait_until, outcome.load
         assert load is not None
         wait(lambda: self._field.is_settled(load), "all flow runs end", seconds)
         heard = self._platform.heard_of_workers
-        wait(lambda: any(moment > outcome.well_at for moment in heard()), "a worker is heard of", HEARD_SECONDS)
+        wait(lambda: any(moment > outcome.well_at for moment in heard()), "a worker is heard of", limits.ANSWER)
         # Where a record is lost the judgement says so, in its own words.
         with suppress(NotYetError):
-            wait(lambda: outcome.is_recorded(self._field), "all task runs are recorded", RECORDED_SECONDS)
+            wait(lambda: outcome.is_recorded(self._field), "all task runs are recorded", limits.ANSWER)
 
     @contextmanager
     def _noted(self, *outcomes: Outcome) -> Iterator[None]:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import docker
 
+from tests import limits
+
 if TYPE_CHECKING:
     from testinfra.host import Host
 
@@ -28,8 +30,6 @@ HUNGER = 8192
 ALLOWANCE = 600 * MEGABYTE
 FULL_SECONDS = 10
 JUMP = 3600
-# Longer than any recovery, shorter than a converge's patience.
-TROUBLE_SECONDS = 60
 
 
 class Drill:
@@ -155,9 +155,7 @@ class DiskFull(Drill):
         )
         try:
             assert (full.stdout.split(), full.rc != 0) == (["0"], True), f"{full.stdout}{full.stderr}"
-            load.platform.wait_until(
-                lambda: database.run("pg_isready").rc != 0, "PostgreSQL is down for want of room", TROUBLE_SECONDS
-            )
+            load.platform.wait_until(lambda: database.run("pg_isready").rc != 0, "PostgreSQL is down for want of room")
             load.platform.let_pass(FULL_SECONDS)
         finally:
             database.check_output(f"rm {filler}")
@@ -189,7 +187,6 @@ class RestartWorker(Drill):
         platform.wait_until(
             lambda: re.search(r"(?i)draining.*\d", platform.worker.check_output(status)) is not None,
             "`systemctl status prefect-worker` says that it drains, and how many runs are left",
-            TROUBLE_SECONDS,
         )
         # Who comes meanwhile waits for the new one.
         load.add("steady", "meanwhile", 1)
@@ -277,7 +274,7 @@ class CutOff(Drill):
             "the worker tries to reach the server, in vain",
             self.SECONDS,
         )
-        platform.wait_until(lambda: host.run(dropped).rc != 0, "the cut is mended", self.SECONDS + TROUBLE_SECONDS)
+        platform.wait_until(lambda: host.run(dropped).rc != 0, "the cut is mended", self.SECONDS + limits.START)
 
 
 class CutOff60(CutOff):
@@ -375,7 +372,7 @@ class OverLimit(Drill):
         left = worker.run("pgrep --uid prefect-worker").stdout.split()
         worker.check_output("systemctl start prefect-worker")
         assert left == [], f"the worker has stopped, and left {left}"
-        assert DRAIN_SECONDS <= took < DRAIN_SECONDS + TROUBLE_SECONDS, f"it stopped after {took:.0f} s"
+        assert DRAIN_SECONDS <= took < DRAIN_SECONDS + limits.limit(limits.ANSWER), f"it stopped after {took:.0f} s"
 
     def restore(self, platform: Platform) -> None:
         """Take that back."""
@@ -435,7 +432,7 @@ class EatMemory(Drill):
             platform.wait_until(
                 lambda: any(run.name == key and run.has_ended for run in load.runs()),
                 "the hungry run has ended",
-                150,
+                limits.CRASH,
             )
         finally:
             total = int(docker.from_env().info()["MemTotal"])
@@ -498,7 +495,6 @@ class ClockJump(Drill):
                 for run in load.runs()
             ),
             "a flow run starts in an hour from now",
-            TROUBLE_SECONDS,
         )
 
     def restore(self, platform: Platform) -> None:

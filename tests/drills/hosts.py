@@ -7,6 +7,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from tests import limits
 from tests.host.conftest import CURL, Api
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
 POLL_SECONDS = 0.5
-RECOVERY_SECONDS = 120
 # What the API gives at a time.
 PAGE = 200
 
@@ -72,8 +72,9 @@ class Platform:
         """Return the time that the database's clock shows, in seconds since the epoch."""
         return float(self.sql("SELECT extract(epoch FROM clock_timestamp())")[0][0])
 
-    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = RECOVERY_SECONDS) -> None:
+    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = limits.START) -> None:
         """Wait until something is so; what cannot be asked yet is not so yet."""
+        seconds = limits.limit(seconds)
         deadline = time.monotonic() + seconds
         reason = ""
         while True:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from tests import limits
 from tests.drills.hosts import literals, moment
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ SAMPLE_DATA = "/opt/biocirv/current/work/data/sample"
 # What replaces a run that crashed has its name, and this.
 RETRY = "-retry"
 ENDED = frozenset(("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
-START_SECONDS = 120
 # A master run is under way sooner, on a busy machine too, and the fault strikes. What runs again begins a minute after
 # its crash is known: of a crash that nobody knows of yet there is no run to look for, and no need.
 MOMENT_SECONDS = 40
@@ -182,7 +182,7 @@ class Field:
         self._first_etl_run = int(self.platform.sql("SELECT coalesce(max(id), 0) FROM etl_run")[0][0])
         load = Load(self, "undisturbed")
         load.add_master("master")
-        self.platform.wait_until(lambda: self.is_settled(load), "an undisturbed master run ends", START_SECONDS)
+        self.platform.wait_until(lambda: self.is_settled(load), "an undisturbed master run ends")
         (run,) = self.runs([load])
         assert run.state == "COMPLETED", f"undisturbed: {run}"
         self.rows = self.count()
@@ -217,7 +217,6 @@ class Field:
         self.platform.wait_until(
             lambda: {attempt.key for attempt in self.attempts([load]) if attempt.steps} == set(load.names),
             f"the flow runs of {load.drill} are under way",
-            START_SECONDS,
         )
 
     def start_master(self, load: Load, *, is_fresh: bool) -> None:
@@ -232,7 +231,6 @@ class Field:
         self.platform.wait_until(
             lambda: any(run.name in load.masters and run.state == "RUNNING" for run in self.runs([load])),
             f"the master run of {load.drill} is under way",
-            START_SECONDS,
         )
 
     def let_count(self, load: Load) -> None:
@@ -305,7 +303,7 @@ class Field:
 
     def is_quiet(self, loads: Iterable[Load]) -> bool:
         """Say whether no run that replaces another is in flight or will be in a moment: it would be hit twice."""
-        soon = self.platform.now() + MOMENT_SECONDS
+        soon = self.platform.now() + limits.limit(MOMENT_SECONDS)
         return all(
             run.has_ended or (run.state == "SCHEDULED" and run.due > soon)
             for run in self.runs(loads)

@@ -10,14 +10,14 @@ import json
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import testinfra
 from testinfra.host import Host
+
+from tests import limits
 
 ROOT = Path(__file__).parents[2]
 # The project's configuration, and output without colours, which molecule asks for.
@@ -45,6 +45,10 @@ class Inventory:
     def name(self, group: str) -> str:
         """Return the name of a group's first host."""
         return self.names(group)[0]
+
+    def all_names(self) -> list[str]:
+        """Return the names of all hosts."""
+        return sorted(self._groups["_meta"]["hostvars"])
 
     def names(self, group: str) -> list[str]:
         """Return the names of a group's hosts."""
@@ -85,7 +89,7 @@ class Inventory:
             text=True,
             cwd=ROOT,
             env={**ENVIRONMENT, **environment},
-            timeout=900,
+            timeout=limits.limit(limits.PLAYBOOK),
             # Whoever kills the group that it leads does not kill the tests.
             start_new_session=True,
         )
@@ -120,24 +124,6 @@ class Api:
     def is_ready(self) -> bool:
         """Say whether the API answers and reaches its database."""
         return bool(self._host.run(f'{CURL} --output /dev/null "$PREFECT_API_URL/ready"').rc == 0)
-
-
-RECOVERY_SECONDS = 120
-
-
-def wait_until(ready: Callable[[], bool], host: Host) -> None:
-    """Wait until something is true of a host; show the host's journal where it does not become so."""
-    deadline = time.monotonic() + RECOVERY_SECONDS
-    while not ready():
-        if time.monotonic() > deadline:
-            pytest.fail(host.run("journalctl --lines 60 --no-pager").stdout)
-        # Between two looks, each of which starts processes on the host.
-        time.sleep(0.5)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Describe the marker of tests that are not for production."""
-    config.addinivalue_line("markers", "disruptive: stops services or breaks something for a while")
 
 
 @pytest.fixture(scope="session")

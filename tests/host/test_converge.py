@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
-from tests.host.conftest import wait_until
+from tests.limits import wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
@@ -175,7 +175,7 @@ def told(server: Host) -> Iterator[Callable[[], list[str]]]:
     server.check_output("systemd-run --unit=told --collect python3 -c %s", STAND_IN)
 
     def texts() -> list[str]:
-        wait_until(lambda: bool(server.file("/run/told").exists), server)
+        wait_until(lambda: bool(server.file("/run/told").exists), "the webhook is called")
         return [json.loads(line)["text"] for line in server.check_output("cat /run/told").splitlines()]
 
     yield texts

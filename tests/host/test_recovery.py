@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
-from tests.host.conftest import properties, wait_until
+from tests.host.conftest import properties
+from tests.limits import wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
@@ -21,7 +22,8 @@ def wait_until_well(host: Host, api: "Api") -> None:
     """Wait until units are active and the API reaches its database."""
     active = ["active"] * len(UNITS)
     wait_until(
-        lambda: host.run(f"systemctl is-active {' '.join(UNITS)}").stdout.split() == active and api.is_ready(), host
+        lambda: host.run(f"systemctl is-active {' '.join(UNITS)}").stdout.split() == active and api.is_ready(),
+        "units are active and the API is ready",
     )
 
 
@@ -30,7 +32,7 @@ def test_a_killed_proxy_is_started_again(server: Host, api: "Api") -> None:
     pid = "systemctl show --property=MainPID --value nginx"
     before = server.check_output(pid)
     server.check_output("kill -9 %s", before)
-    wait_until(lambda: server.check_output(pid) not in (before, "0"), server)
+    wait_until(lambda: server.check_output(pid) not in (before, "0"), "another process of the proxy")
     wait_until_well(server, api)
 
 
@@ -39,7 +41,7 @@ def test_services_wait_for_what_they_need(database: Host, server: Host, api: "Ap
     database.check_output("systemctl stop postgresql@*")
     server.check_output("systemctl restart --no-block prefect-server")
     journal = "journalctl --unit prefect-server --lines 3 --output cat"
-    wait_until(lambda: "no response" in server.check_output(journal), server)
+    wait_until(lambda: "no response" in server.check_output(journal), "the server waits for its database")
     assert server.run("systemctl is-active prefect-server").stdout.strip() == "activating"
     database.check_output("systemctl start postgresql")
     wait_until_well(server, api)

@@ -5,10 +5,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -19,10 +18,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
+from tests import limits
 from tests.integration.postgresql import throw_away_postgresql
 
 ROOT = Path(__file__).parents[2]
-SERVER_START_SECONDS = 120
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -151,15 +150,16 @@ def _serve(database: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + SERVER_START_SECONDS
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/ready").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"The Prefect server did not get ready. Its log:\n{log.read_text()}")
+    def is_ready() -> bool:
+        assert server.poll() is None, "it ended"
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{url}/ready").is_success
+        return False
+
+    try:
+        limits.wait_until(is_ready, "the server is ready")
+    except AssertionError as error:
+        pytest.fail(f"Prefect's server did not start: {error}. Its log:\n{log.read_text()}")
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """A PostgreSQL of one's own, in a container that is thrown away."""
 
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import docker
 
-START_SECONDS = 60
+from tests import limits
 
 
 @contextmanager
@@ -26,11 +25,10 @@ def throw_away_postgresql() -> Iterator[str]:
     try:
         password = secrets.token_hex(16)
         command = ["psql", "--command", f"ALTER ROLE postgres PASSWORD '{password}'"]
-        deadline = time.monotonic() + START_SECONDS
-        while (answer := container.exec_run(command, user="postgres")).exit_code != 0:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start: {answer.output!r} {container.logs()!r}")
-            time.sleep(0.2)
+        try:
+            limits.wait_until(lambda: container.exec_run(command, user="postgres").exit_code == 0, "PostgreSQL starts")
+        except AssertionError as error:
+            raise RuntimeError(f"{error}. Its log: {container.logs().decode()}") from None
         container.reload()
         ports = container.ports["5432/tcp"]
         if not ports:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,14 +21,13 @@ from prefect.client.schemas.schedules import CronSchedule
 from sqlalchemy import Engine, text
 
 from run_prefect_flow import AVAILABLE_FLOWS
+from tests import limits
 from tests.integration.flow_runs import sub_flow_runs
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 NAME = "master-etl-deployment"
 FULL_NAME = f"Master ETL Flow/{NAME}"
-RUN_SECONDS = 120
-SCHEDULER_SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
@@ -95,15 +93,13 @@ def test_the_server_follows_the_variables(
 
 def wait_for_scheduled_runs(client: SyncPrefectClient, deployment: DeploymentResponse, *, present: bool) -> None:
     """Wait until the server has made runs for the schedule, or taken them back."""
-    deadline = time.monotonic() + SCHEDULER_SECONDS
-    while time.monotonic() < deadline:
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
-        )
-        if any(run.auto_scheduled for run in runs) is present:
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the server's scheduler has {'no' if present else 'still'} runs for the schedule")
+    of_deployment = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+
+    def is_so() -> bool:
+        runs = client.read_flow_runs(flow_run_filter=of_deployment)
+        return any(run.auto_scheduled for run in runs) is present
+
+    limits.wait_until(is_so, f"the scheduler has {'runs' if present else 'no runs'} for the schedule", limits.ANSWER)
 
 
 def working_directory(deployment: DeploymentResponse) -> object:
@@ -236,10 +232,9 @@ def test_a_worker_runs_what_was_registered(
 
 
 def _wait_for_end(client: SyncPrefectClient, run: FlowRun, worker: subprocess.Popen[bytes]) -> FlowRun:
-    deadline = time.monotonic() + RUN_SECONDS
-    while worker.poll() is None and time.monotonic() < deadline:
-        run = client.read_flow_run(run.id)
-        if run.state and run.state.is_final():
-            break
-        time.sleep(0.2)
-    return run
+    def has_ended() -> bool:
+        state = client.read_flow_run(run.id).state
+        return worker.poll() is not None or (state is not None and state.is_final())
+
+    limits.wait_until(has_ended, f"the end of {run.name}")
+    return client.read_flow_run(run.id)

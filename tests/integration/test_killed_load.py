@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,11 +16,11 @@ from sqlalchemy.exc import OperationalError
 from ca_biositing.pipeline.etl.run import run
 from ca_biositing.pipeline.flows.observation import OBSERVATIONS
 from ca_biositing.pipeline.sources.csv_folder import CsvFolder
+from tests import limits
 
 ROWS = 1_000_000
 BAD_ROWS = 1_000
 SAMPLES = 1_000
-START_SECONDS = 120
 
 FLOW = "from ca_biositing.pipeline.flows.observation import observation_flow; observation_flow()"
 # Where the load is, as somebody else can see it.
@@ -69,12 +68,13 @@ def wait_until(connection: Connection, process: subprocess.Popen[bytes], phase: 
     """Wait until the load is in a phase."""
     others = "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active' AND "
     query = text(others + phase)
-    deadline = time.monotonic() + START_SECONDS
-    while not connection.execute(query.execution_options(no_parameters=True)).scalar_one():
-        assert process.poll() is None, "the load ended before it could be killed"
-        assert time.monotonic() < deadline, f"the load was never where {phase}"
+
+    def is_there() -> bool:
         connection.rollback()
-        time.sleep(0.01)
+        assert process.poll() is None, "the load ended before it could be killed"
+        return bool(connection.execute(query.execution_options(no_parameters=True)).scalar_one())
+
+    limits.wait_until(is_there, f"a load where {phase}", poll=0.01)
 
 
 def test_a_run_that_is_tried_again_after_it_was_done(migrated_database: Engine) -> None:

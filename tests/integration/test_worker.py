@@ -28,7 +28,9 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.states import Cancelling, Crashed
 
 from tests.integration.worker_application.notes import read_notes
-from tests.integration.worker_program import APPLICATION, HASTY, WorkerProgram, children, command, is_alive, wait_until
+from tests.integration.worker_program import APPLICATION, HASTY, WorkerProgram, children, command, is_alive
+from tests.limits import limit as limited
+from tests.limits import wait_until
 
 Note = dict[str, Any]
 
@@ -572,14 +574,15 @@ def test_a_flow_run_without_contact_is_ended_and_run_again(
 ) -> None:
     """Before the server may have it run again elsewhere; the worker itself lives, and takes flow runs afterwards."""
     with Line(prefect_server) as line:
-        seconds = {**HASTY, "worker.CONTACT_SECONDS": 8.0}
+        contact = limited(8.0)
+        seconds = {**HASTY, "worker.CONTACT_SECONDS": contact}
         pool = programs.pool(programs.start("cut-off", api_url=line.url, seconds=seconds))
         run = pool.start("flows.py:waits", tmp_path)
         process = pool.note(tmp_path, "waits")["pid"]
 
         line.cut.set()
         pool.worker.wait_until(lambda: not is_alive(process), "the end of its process")
-        assert "Its worker had no contact to the API for 8.0 seconds" in pool.worker.log
+        assert f"Its worker had no contact to the API for {contact} seconds" in pool.worker.log
         line.cut.clear()
 
         assert pool.wait_for_end(run).name == "Crashed"

@@ -14,30 +14,24 @@ from threading import Thread
 from typing import TypeVar
 from uuid import uuid4
 
+from tests.limits import limit, wait_until
+
 T = TypeVar("T")
 
 APPLICATION = Path(__file__).parent / "worker_application"
 LIBRARY = Path(__file__).parents[2] / "roles/prefect_worker/files"
-# Generous: the machine may be busy, and nothing that happens sooner takes longer for it.
-PATIENCE_SECONDS = 120
 
-# The same program with shorter times.
+# The same program with shorter times: as short as this machine can keep.
 HASTY = {
-    "worker._FENCE_SECONDS": 2.0,
-    "worker._CARE_SECONDS": 2.0,
-    "worker._GRACE_SECONDS": 2.0,
-    "crashes._OWN_SECONDS": 4.0,
-    "outbox._PATIENCE_SECONDS": 2.0,
+    name: limit(seconds)
+    for name, seconds in (
+        ("worker._FENCE_SECONDS", 2.0),
+        ("worker._CARE_SECONDS", 2.0),
+        ("worker._GRACE_SECONDS", 2.0),
+        ("crashes._OWN_SECONDS", 4.0),
+        ("outbox._PATIENCE_SECONDS", 2.0),
+    )
 }
-
-
-def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_SECONDS) -> T:
-    """Return what a condition returns as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} seconds: {what}"
-        time.sleep(0.1)
-    return value
 
 
 class WorkerProgram:

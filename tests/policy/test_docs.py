@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.suite.parts import PARTS
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # The names that people know from the compose stack.
@@ -32,7 +34,7 @@ SEED_COMMANDS = (
 def make_targets() -> set[str]:
     """Return the targets that `make help` lists."""
     listing = subprocess.run(["make", "help"], check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    return set(re.findall(r"(?m)^  ([a-z-]+) ", listing))
+    return set(re.findall(r"(?m)^  ([a-z-]+) ", listing)) | {f"test-{part}" for part in PARTS}
 
 
 def commands(page: Path) -> list[str]:

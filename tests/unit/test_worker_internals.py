@@ -30,8 +30,9 @@ from prefect.settings import PREFECT_HOME, temporary_settings
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
 
+from tests import limits
+
 PACKAGE = Path(internals.__file__).parent
-PATIENCE_SECONDS = 30
 
 
 def test_private_modules_of_prefect_are_used_in_one_module() -> None:
@@ -79,13 +80,13 @@ def test_how_a_process_ended_is_in_the_result() -> None:
 
 
 def test_a_fork_of_multiprocessing_is_a_process_that_prefect_can_end() -> None:
-    process = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(PATIENCE_SECONDS,))
+    process = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(limits.limit(limits.ANSWER),))
     process.start()
     handle = ProcessHandle(process)  # type: ignore[arg-type] # as in internals.py
 
     assert (handle.pid, handle.returncode, handle.is_alive()) == (process.pid, None, True)
     handle.hard_kill()
-    process.join(PATIENCE_SECONDS)
+    process.join(limits.limit(limits.ANSWER))
 
     assert (handle.returncode, handle.is_alive()) == (-signal.SIGKILL, False)
 

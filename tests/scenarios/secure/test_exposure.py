@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Platform
+    from tests.scenarios.secure.conftest import Platform
 
 # The worker runs users' code, which may need more.
 MOST = {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Needles, Platform
     from tests.host.conftest import Inventory
+    from tests.scenarios.secure.conftest import Needles, Platform
 
 # What is changed by hand, so that a converge has to write it; only the .conf files hold no secret.
 DRIFT = "changed by hand"

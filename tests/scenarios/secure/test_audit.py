@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Platform
     from tests.host.conftest import Inventory
+    from tests.scenarios.secure.conftest import Platform
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import limits
+
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Platform
+    from tests.scenarios.secure.conftest import Platform
 
 # The connection limits of playbooks/group_vars.
 LIMITS = {"biocirv_user": 40, "biocirv_migrations": 5, "biocirv_reader": 10, "biocirv_monitor": 3, "prefect_user": 30}
@@ -158,9 +160,16 @@ def test_a_login_takes_no_more_connections_than_its_own(platform: "Platform", lo
     psql = "runuser --user postgres -- psql -Atc %s"
     count, leave = f"SELECT count(*) {asleep}", f"SELECT pg_terminate_backend(pid) {asleep}"
     with ThreadPoolExecutor(LIMITS[login]) as sessions:
-        held = [sessions.submit(platform.psql, "SELECT pg_sleep(60)", login) for _ in range(LIMITS[login])]
+        held = [
+            sessions.submit(platform.psql, f"SELECT pg_sleep({limits.limit(limits.START)})", login)
+            for _ in range(LIMITS[login])
+        ]
         try:
-            platform.wait_until(lambda: int(platform.host.check_output(psql, count)) == LIMITS[login], seconds=20)
+            limits.wait_until(
+                lambda: int(platform.host.check_output(psql, count)) == LIMITS[login],
+                "all sessions are in",
+                limits.ANSWER,
+            )
             refused, welcome = platform.psql("SELECT 1", login), platform.psql("SELECT 1", other)
         finally:
             platform.host.check_output(psql, leave)
@@ -170,7 +179,9 @@ def test_a_login_takes_no_more_connections_than_its_own(platform: "Platform", lo
     # All of them were in, until they were sent away.
     ends = [session.result().stderr for session in held]
     assert all("terminating connection due to administrator command" in end for end in ends), ends
-    platform.wait_until(lambda: platform.psql("SELECT 1", login).stdout == "1\n", seconds=20)
+    limits.wait_until(
+        lambda: platform.psql("SELECT 1", login).stdout == "1\n", "the login is let in again", limits.ANSWER
+    )
 
 
 def test_every_login_has_its_limit_and_no_attribute(platform: "Platform") -> None:

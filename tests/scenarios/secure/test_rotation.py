@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import limits
+
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Platform
     from tests.host.conftest import Inventory
+    from tests.scenarios.secure.conftest import Platform
 
 ROTATE = "playbooks/rotate_secrets.yml"
 LOGINS = {
@@ -31,7 +33,9 @@ def runs(platform: "Platform") -> list[str]:
     """Return flow runs of which one is being executed, while the others wait their turn."""
     deployment = platform.api("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")["id"]
     created = [platform.api(f"/deployments/{deployment}/create_flow_run", {})["id"] for _ in range(RUNS)]
-    platform.wait_until(lambda: any(state(platform, run)["type"] == "RUNNING" for run in created))
+    limits.wait_until(
+        lambda: any(state(platform, run)["type"] == "RUNNING" for run in created), "a flow run is running"
+    )
     return created
 
 
@@ -162,7 +166,7 @@ def test_one_is_rotated_alone_and_finished_where_it_was_cut_off(inventory: "Inve
 
 def test_no_flow_run_was_lost(platform: "Platform", runs: list[str], note: Callable[[str], None]) -> None:
     """Those that waited have new secrets, and end well."""
-    platform.wait_until(lambda: all(state(platform, run)["type"] in ENDED for run in runs), seconds=180)
+    limits.wait_until(lambda: all(state(platform, run)["type"] in ENDED for run in runs), "all have ended")
     states = [state(platform, run)["name"] for run in runs]
     note(f"flow runs that were there when secrets were rotated ended {', '.join(states)}")
     assert states == ["Completed"] * RUNS

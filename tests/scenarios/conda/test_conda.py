@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
 WORK = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
-SCENARIO = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
+SCENARIO = ROOT / "molecule/conda"
 WHEEL = "example_wheel-1.0-py3-none-any.whl"
 PYTHON = "/opt/biocirv/current/env/bin/python"
 
@@ -39,7 +40,7 @@ def normal(name: str) -> str:
 def lock(server: Host, *options: str) -> None:
     """Lock the application again."""
     version = server.check_output(f"{PYTHON} -c \"import sys; print('%d.%d' % sys.version_info[:2])\"")
-    subprocess.run(["sh", str(SCENARIO / "lock.sh"), str(WORK), version, *options], check=True, cwd=SCENARIO.parents[1])
+    subprocess.run(["sh", str(SCENARIO / "lock.sh"), str(WORK), version, *options], check=True, cwd=ROOT)
 
 
 def run_flow(inventory: "Inventory", deployment: str) -> subprocess.CompletedProcess[str]:

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Platform
     from tests.host.conftest import Inventory
+    from tests.scenarios.secure.conftest import Platform
 
 # What flows and the worker itself do, in the worker's environment: each says "in", or what it was refused with.
 WORKERS_CLIENTS = """

@@ -1,4 +1,4 @@
-"""Prints the TCP ports of a host that are open: `python3 scan.py HOST`. Needs nothing but Python."""
+"""Prints the TCP ports of a host that are open: `python3 scan.py HOST SECONDS`. Needs nothing but Python."""
 
 import errno
 import resource
@@ -7,13 +7,12 @@ import socket
 import sys
 import time
 
-# As many sockets as a process may have, and time enough for an answer on one machine: silence takes all of it.
+# As many sockets as a process may have.
 AT_ONCE = min(16000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 100)
-SECONDS = 0.8
 
 
-def scan(address: str, ports: range) -> list[int]:
-    """Return which of these ports are open."""
+def scan(address: str, ports: range, seconds: float) -> list[int]:
+    """Return which of these ports are open: which answer within some seconds, all of which silence takes."""
     poll = select.epoll()
     waiting = {}
     found = []
@@ -27,7 +26,7 @@ def scan(address: str, ports: range) -> list[int]:
             sys.exit(f"port {port}: {errno.errorcode[error]}")
         poll.register(connection, select.EPOLLOUT)
         waiting[connection.fileno()] = port, connection
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while waiting and (left := deadline - time.monotonic()) > 0:
         for descriptor, _ in poll.poll(left):
             port, connection = waiting.pop(descriptor)
@@ -44,5 +43,5 @@ if __name__ == "__main__":
     target = socket.gethostbyname(sys.argv[1])
     found: set[int] = set()
     for first in range(1, 65536, AT_ONCE):
-        found.update(scan(target, range(first, min(first + AT_ONCE, 65536))))
+        found.update(scan(target, range(first, min(first + AT_ONCE, 65536)), float(sys.argv[2])))
     sys.stdout.write(" ".join(map(str, sorted(found))))

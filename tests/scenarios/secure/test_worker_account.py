@@ -9,7 +9,7 @@ import pytest
 from testinfra.backend.base import CommandResult
 
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Platform
+    from tests.scenarios.secure.conftest import Platform
 
 PROBE = "/run/systemd/system/worker-probe.service"
 # What belongs to the worker's process alone: how it is started, and where it notes that.

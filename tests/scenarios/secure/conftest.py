@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +14,10 @@ import testinfra
 from testinfra.backend.base import CommandResult
 from testinfra.host import Host
 
-from tests.host.conftest import Inventory, container, database, inventory, pytest_configure, server, worker
+from tests import limits
+from tests.host.conftest import Inventory, container, database, inventory, server, worker
 
-__all__ = ["container", "database", "inventory", "pytest_configure", "server", "worker"]
+__all__ = ["container", "database", "inventory", "server", "worker"]
 
 ATTACKER = "biocirv-attacker"
 # Each login of PostgreSQL, and the secret that is its password.
@@ -129,14 +129,6 @@ class Platform:
         assert done.rc == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    @staticmethod
-    def wait_until(ready: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait until something is true."""
-        deadline = time.monotonic() + seconds
-        while not ready():
-            assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.2)
-
     @property
     def auth_string(self) -> str:
         """Return what the API asks for."""
@@ -176,7 +168,9 @@ class Platform:
             ).stdout.split("=")[1],
             16,
         )
-        self.wait_until(lambda: all(self.served(port)[0] == serial for port in (443, 5432)))
+        limits.wait_until(
+            lambda: all(self.served(port)[0] == serial for port in (443, 5432)), "both serve the new certificate"
+        )
 
     def processes(self) -> dict[str, str]:
         """Return the main process of each service."""

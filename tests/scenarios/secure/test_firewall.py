@@ -1,17 +1,22 @@
 """A firewall whose mistakes undo themselves."""
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.host import Host
 
+from tests import limits
+
 if TYPE_CHECKING:
-    from molecule.secure.tests.conftest import Platform
     from tests.host.conftest import Inventory
+    from tests.scenarios.secure.conftest import Platform
 
 PROGRAM = "/opt/biocirv/bin/apply-firewall"
 CANDIDATE = "/etc/biocirv/firewall.candidate.nft"
 FIREWALL = "molecule/secure/firewall.yml"
+# Enough to look at the rules meanwhile.
+UNCONFIRMED_SECONDS = 5
 
 
 def rules(host: Host) -> str:
@@ -33,12 +38,12 @@ def test_rules_that_nobody_confirms_undo_themselves(platform: "Platform") -> Non
     before, file = rules(host), host.file("/etc/biocirv/firewall.nft").content
     host.check_output(f"cp -p {CANDIDATE} /run/candidate && sed -i '/tcp dport/d' {CANDIDATE}")
     try:
-        host.check_output(f"{PROGRAM} load 3")
+        host.check_output(f"{PROGRAM} load {math.ceil(limits.limit(UNCONFIRMED_SECONDS))}")
         assert "tcp dport" not in rules(host)
         assert host.check_output(f"{PROGRAM} probe") == "rules"
         shut = platform.curl("/api/health", "--max-time", "1")
         assert "timed out" in shut.stderr.lower() or "timeout" in shut.stderr.lower(), shut.stderr
-        platform.wait_until(lambda: rules(host) == before, seconds=15)
+        limits.wait_until(lambda: rules(host) == before, "the old rules are back", limits.ANSWER)
         late = host.run(f"{PROGRAM} confirm")
         assert late.rc == 1
         assert "old rules are back" in late.stderr

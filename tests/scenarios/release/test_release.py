@@ -7,7 +7,6 @@ import shutil
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ import httpx
 import pytest
 from testinfra.host import Host
 
+from tests import limits
+
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
@@ -25,7 +26,6 @@ DEPLOYMENT = "master-etl-deployment"
 POLL_SECONDS = 0.2
 # A power cut after every task takes half an hour: POWER_CUT_EVERY=1. After every sixth it takes two minutes.
 POWER_CUT_EVERY = int(os.environ.get("POWER_CUT_EVERY", "6"))
-RUN_SECONDS = 120
 # A package that the application does not lock.
 MISSING = "tabulate"
 # The name and content of every file, and where every link points; but for what notes when it was built: manifest,
@@ -58,7 +58,7 @@ def api(inventory: "Inventory") -> Iterator[httpx.Client]:
         auth=("biocirv", inventory.value("prefect_api_password")),
         verify=trust,
         # What is answered late, on a busy machine, is not lost.
-        timeout=30,
+        timeout=limits.limit(limits.ANSWER),
         trust_env=False,
     ) as client:
         yield client
@@ -155,13 +155,15 @@ class Client(threading.Thread):
         """Stop asking; wait for the flow runs, and return how each ended."""
         self._told.set()
         self.join()
-        deadline = time.monotonic() + RUN_SECONDS
-        while True:
-            states = {run: self._api.get(f"/flow_runs/{run}").raise_for_status().json()["state"] for run in self.runs}
-            ended = all(state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for state in states.values())
-            if ended or time.monotonic() > deadline:
-                return {run: state["name"] for run, state in states.items()}
-            time.sleep(0.5)
+        states: dict[str, dict[str, str]] = {}
+
+        def have_ended() -> bool:
+            for run in self.runs:
+                states[run] = self._api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
+            return all(state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for state in states.values())
+
+        limits.wait_until(have_ended, "all flow runs have ended", poll=0.5)
+        return {run: state["name"] for run, state in states.items()}
 
 
 def report(capsys: pytest.CaptureFixture[str], text: str) -> None:
@@ -516,10 +518,7 @@ def test_a_power_cut_in_the_middle_of_a_build_is_made_up_for(
     outcome: list[subprocess.CompletedProcess[str]] = []
     thread = threading.Thread(target=lambda: outcome.append(deploy()))
     thread.start()
-    deadline = time.monotonic() + 60
-    while server.run("pgrep -f '[u]v pip install'").rc != 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    limits.wait_until(lambda: server.run("pgrep -f '[u]v pip install'").rc == 0, "an environment is being built")
 
     container = docker.from_env().containers.get(inventory.name("prefect_server"))
     container.kill()

@@ -1,0 +1,150 @@
+"""The parts of the suite: what each covers, what it runs, and about how long that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# Tests that are not in `make test` have this marker.
+QUICK = ("-m", "not thorough")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a part: one check, or a run of pytest or molecule, which count their own."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the suite that runs by itself.
+
+    ``seconds`` is what it takes on two idle cores beside another part: the longest begins first, and ten times that is
+    its limit. ``quick_seconds`` is the same for its share of `make test`, 0 where it has none.
+    """
+
+    name: str
+    covers: str
+    steps: tuple[Step, ...]
+    seconds: int
+    quick_seconds: int = 0
+    after: tuple[str, ...] = ()
+    # Programs of the distribution, installed before any part runs.
+    programs: tuple[str, ...] = ()
+
+
+def _pytest(*arguments: str) -> tuple[Step, ...]:
+    return (Step("pytest", ("pytest", *arguments)),)
+
+
+def _molecule(scenario: str, debian: int) -> tuple[Step, ...]:
+    command = ("molecule", "test", "--scenario-name", scenario)
+    return (Step(scenario, command, {"DEBIAN": str(debian), "MOLECULE_COMMAND_BORDERS": "false"}),)
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part(
+            "images",
+            "the images that play hosts, for Debian 13",
+            (Step("images", ("ansible-playbook", "target/image.yml")),),
+            90,
+            90,
+        ),
+        Part(
+            "lint",
+            "style and types: ruff, mypy, yamllint, ansible-lint",
+            (
+                Step("ruff check", ("ruff", "check", ".")),
+                Step("ruff format", ("ruff", "format", "--check", ".")),
+                Step("mypy", ("mypy",)),
+                Step("yamllint", ("yamllint", "--strict", ".")),
+                Step("ansible-lint", ("ansible-lint", "--offline")),
+            ),
+            75,
+            75,
+        ),
+        Part(
+            "unit",
+            "unit and policy tests, which need no service",
+            _pytest("tests/unit", "tests/policy"),
+            75,
+            75,
+            programs=("zstd",),
+        ),
+        Part(
+            "integration",
+            "the ETL, deploy.py and migrations against a real PostgreSQL and Prefect; conda prefixes",
+            _pytest("tests/integration", "--ignore", "tests/integration/test_worker.py"),
+            600,
+            200,
+            after=("images",),
+        ),
+        Part(
+            "worker",
+            "the worker's program against a real Prefect",
+            _pytest("tests/integration/test_worker.py"),
+            400,
+            100,
+            after=("images",),
+        ),
+        Part(
+            "host",
+            "the life of one host on Debian 13: check mode, converge, idempotence, its tests, uninstalling",
+            _molecule("default", 13),
+            700,
+            400,
+            after=("images",),
+        ),
+        Part(
+            "release",
+            "releases and backups on two hosts with Debian 12",
+            _molecule("release", 12),
+            1300,
+        ),
+        Part(
+            "drills",
+            "faults under load",
+            _molecule("drills", 13),
+            1300,
+            after=("images",),
+        ),
+        Part(
+            "secure",
+            "attacks from another host, rotation of secrets, and the UI in a browser, on Debian 12",
+            _molecule("secure", 12),
+            600,
+            programs=("chromium",),
+        ),
+        Part(
+            "cluster",
+            "four hosts over ssh",
+            _molecule("cluster", 13),
+            450,
+            after=("images",),
+        ),
+        Part(
+            "conda",
+            "another application, on conda packages",
+            _molecule("conda", 13),
+            350,
+            after=("images",),
+        ),
+        Part(
+            "vagrant",
+            "`vagrant up` to `vagrant destroy`",
+            _pytest("--capture=no", "tests/vagrant"),
+            400,
+            after=("images",),
+            programs=("vagrant",),
+        ),
+    )
+}
+
+
+def quick() -> list[Part]:
+    """Return the parts of `make test`."""
+    return [part for part in PARTS.values() if part.quick_seconds]

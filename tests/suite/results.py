@@ -1,0 +1,101 @@
+"""What a part came to, read from the record that pytest keeps and from what molecule prints."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# `INFO  default ➜ converge: Executed: Successful`
+ACTION = re.compile(r"➜ ([\w-]+): (Executing|Executed: (?:Successful|Failed))")
+TASK = re.compile(r"^(?:TASK|PLAY|RUNNING HANDLER) \[(.*)\]")
+# The heads of what Ansible says of a failed task, and of what follows it.
+FATAL = re.compile(r"^(?:fatal: |\[ERROR\]: |failed: )")
+# How much of each is shown at the end; the rest is in the part's files.
+MESSAGE_LINES = 12
+JOURNAL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A test or check that failed: what was expected, and what the units involved said meanwhile."""
+
+    name: str
+    message: str
+    journal: str = ""
+
+
+@dataclass
+class Result:
+    """The figures of a part, and its failures."""
+
+    part: str
+    passed: int = 0
+    skipped: int = 0
+    seconds: float = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Return how many tests and checks failed."""
+        return len(self.failures)
+
+    def add_record(self, record: Path) -> int:
+        """Count the tests of a record; return how many there are."""
+        tests: dict[str, str] = {}
+        for line in record.read_text(encoding="utf-8").splitlines() if record.exists() else []:
+            entry = json.loads(line)
+            if "test" not in entry:
+                continue
+            # A test that passed, and whose fixture then failed, failed.
+            tests[entry["test"]] = entry["outcome"]
+            if entry["outcome"] == "failed":
+                where = "" if entry["when"] == "call" else f" ({entry['when']})"
+                self.failures.append(Failure(f"{entry['test']}{where}", entry["message"], entry["journal"]))
+        outcomes = list(tests.values())
+        self.passed += outcomes.count("passed")
+        self.skipped += outcomes.count("skipped")
+        return len(outcomes)
+
+    def add_actions(self, log: Path, journal: str) -> None:
+        """Count molecule's actions, of which each is a check; one that runs tests counts by them."""
+        output = plain(log.read_text(encoding="utf-8", errors="replace"))
+        begin = 0
+        for found in ACTION.finditer(output):
+            action, outcome = found.groups()
+            if outcome == "Executing":
+                begin = found.end()
+            elif outcome.endswith("Successful"):
+                self.passed += action != "verify"
+            elif action != "verify" or not self.failures:
+                self.failures.append(Failure(action, reason(output[begin : found.start()]), journal))
+
+
+def plain(text: str) -> str:
+    """Return a text without a terminal's colours."""
+    return COLOURS.sub("", text)
+
+
+def reason(output: str) -> str:
+    """Return what says why a command failed: Ansible's last failed task, or else the last lines."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    heads = [number for number, line in enumerate(lines) if FATAL.match(line)]
+    if not heads:
+        return "\n".join(lines[-MESSAGE_LINES:])
+    last = heads[-1]
+    task = next((line for line in reversed(lines[:last]) if TASK.match(line)), "")
+    return "\n".join([task.rstrip(" *"), *lines[last : last + 2 * MESSAGE_LINES]]).strip()
+
+
+def shortened(text: str, most: int) -> list[str]:
+    """Return the lines of a text; where there are too many, the first and the last of them."""
+    lines = text.strip().splitlines()
+    if len(lines) <= most:
+        return lines
+    head = most // 2
+    return [*lines[:head], f"... {len(lines) - most + 1} lines more", *lines[len(lines) - (most - head - 1) :]]
