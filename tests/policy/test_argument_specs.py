@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 
@@ -50,11 +51,33 @@ def test_the_page_of_variables_is_the_specs() -> None:
     assert variables.PAGE.read_text(encoding="utf-8") == variables.page(), "run `make variables`"
 
 
+# What neither an inventory nor the wiring sets: Ansible's own, and the facts of the release that is deployed.
+FACTS = {"group_names", "inventory_hostname", "release_id", "release_manifest"}
+
+
+def names(value: object) -> set[str]:
+    """Return the variables that a value of the wiring refers to, however deep."""
+    if isinstance(value, dict):
+        return names([*value, *value.values()])
+    if isinstance(value, list):
+        return set().union(*map(names, value))
+    tree = jinja2.Environment(autoescape=True).parse(str(value))
+    loaded = {node.name for node in tree.find_all(jinja2.nodes.Name) if node.ctx == "load"}
+    return loaded - {node.name for node in tree.find_all(jinja2.nodes.Name) if node.ctx == "store"}
+
+
 def test_wiring_holds_mappings_only() -> None:
-    """No default where it would override an inventory: every value is made of variables."""
+    """Each value is made of variables that something sets: a default here would override what an inventory says."""
     wiring = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text(encoding="utf-8"))
     roles_variables = {name for role in ROLES for name in options(role)}
+    given = set(load("base", "meta/argument_specs.yml")["argument_specs"]["inventory"]["options"]) | FACTS
+    private = {name for name in wiring if name.startswith("__")}
+    assert wiring.keys() - private <= roles_variables
+
+    def origins(value: object) -> set[str]:
+        return set().union(*(origins(wiring[name]) if name in wiring else {name} for name in names(value)))
+
     for name, value in wiring.items():
-        if not name.startswith("__"):
-            assert name in roles_variables, f"no role knows {name}"
-            assert "{{" in str(value), f"{name} is no mapping"
+        unknown = origins(value) - given - roles_variables
+        assert not unknown, f"{name} refers to what nobody sets: {unknown}"
+        assert name in private or names(value), f"{name} is no mapping"
