@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import docker
 
 from tests import limits
+from tests.source import copy_source
 
 if TYPE_CHECKING:
     from testinfra.host import Host
@@ -230,11 +230,7 @@ class ReleaseSwitch(Drill):
         platform = load.platform
         before = self._current(platform)
         with TemporaryDirectory(prefix="drill-") as directory:
-            source = Path(directory) / "source"
-            for name in ("data", "migrations", "requirements", "src"):
-                shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-            for name in ("alembic.ini", "prefect.yaml", "pyproject.toml", "run_prefect_flow.py"):
-                shutil.copy(ROOT / name, source / name)
+            source = copy_source(Path(directory) / "source")
             (source / "data/sample/drill.txt").write_text(f"{load.session}\n", encoding="utf-8")
             done = platform.inventory.playbook("playbooks/deploy.yml", "--extra-vars", f"release_source={source}")
         assert done.returncode == 0, done.stdout

@@ -19,7 +19,7 @@ RETRY_SECONDS = 60
 # And counts as crashed so long after its process died, at the latest; on an idle machine.
 CRASH_SECONDS = 120
 # Between clocks of several hosts, and between an end and its report.
-TOLERANCE_SECONDS = 2
+TOLERANCE_SECONDS = limits.limit(2)
 
 
 @dataclass

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.disruptive
 
 
-def test_a_killed_flow_run_runs_again(worker: Host, api: "Api") -> None:
+def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") -> None:
     deployment = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")["id"]
+    # As long as another holds this table, the run cannot end by itself.
+    hold = "runuser --user postgres -- psql biocirv_db -c 'BEGIN; LOCK TABLE etl_run; SELECT pg_sleep(3600)'"
+    database.check_output(f"systemd-run --quiet --collect --unit=hold-etl {hold}")
     run = api.ask(f"/deployments/{deployment}/create_flow_run", {})
 
     def read(run_id: str) -> dict[str, Any]:
@@ -23,12 +26,14 @@ def test_a_killed_flow_run_runs_again(worker: Host, api: "Api") -> None:
 
     def has_begun() -> bool:
         found = read(run["id"])
-        assert found["state"]["type"] != "COMPLETED", "it ended before it could be killed"
         return found["state"]["type"] == "RUNNING" and bool(found["infrastructure_pid"])
 
-    limits.wait_until(has_begun, "the flow run has a process")
-    pid = str(read(run["id"])["infrastructure_pid"]).rpartition(":")[2]
-    worker.check_output("kill -9 %s", str(int(pid)))
+    try:
+        limits.wait_until(has_begun, "the flow run has a process")
+        pid = str(read(run["id"])["infrastructure_pid"]).rpartition(":")[2]
+        worker.check_output("kill -9 %s", str(int(pid)))
+    finally:
+        database.check_output("systemctl stop hold-etl")
 
     limits.wait_until(lambda: read(run["id"])["state"]["type"] == "CRASHED", "the crash is known", limits.ANSWER)
     assert "-9" in read(run["id"])["state"]["message"]

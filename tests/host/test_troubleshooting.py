@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
+from tests import limits
+
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
@@ -64,7 +66,7 @@ def test_a_service_that_is_stopped_is_named(make: Make, inventory: "Inventory", 
     assert said.startswith("Not well")
     assert unit in said
     make(cure)
-    assert unit not in verdict(make("make status"))
+    limits.wait_until(lambda: verdict(make("make status")).startswith("Well"), "it is well again")
 
 
 def test_the_worker_s_pool_is_there(make: Make) -> None:
@@ -78,7 +80,8 @@ def test_the_database_refuses_connections(inventory: "Inventory", database: Host
     address = database.check_output("hostname --all-ip-addresses").split()[0]
     connect = (
         "set -a; . /etc/biocirv/biocirv-migrations.env;"
-        f" PGCONNECT_TIMEOUT=5 psql --tuples-only --no-align --command 'SELECT 1' 'host={address} sslmode=require'"
+        f" PGCONNECT_TIMEOUT={limits.limit(5):.0f}"
+        f" psql --tuples-only --no-align --command 'SELECT 1' 'host={address} sslmode=require'"
     )
     playbook, *options = shlex.split(on_page("ansible-playbook site.yml --tags database"))[1:]
     refused = database.run(connect)

@@ -225,7 +225,3 @@ def test_every_row_is_accounted_for(
             # What was broken is noticed.
             assert accounts.rejected > 0 or expected is None or broken is header_only
             assert accounts.read >= ROWS or expected is None or broken is header_only
-
-
-def test_there_are_200_of_them() -> None:
-    assert len(BREAKS) * len(SEEDS) == 200

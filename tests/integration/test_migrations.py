@@ -1,8 +1,8 @@
 """The schema that migrations make is the one that the models describe."""
 
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ca_biositing.pipeline.etl.run import run as load
 from ca_biositing.pipeline.flows.field_sample import FIELD_SAMPLES
 from ca_biositing.pipeline.flows.primary_product import PRIMARY_PRODUCTS
 from ca_biositing.pipeline.sources.csv_folder import CsvFolder
+from tests import limits
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -90,11 +91,11 @@ def test_a_forgotten_migration_is_noticed(engine: Engine, run: Run) -> None:
 
 def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
     """One does the work, the other finds it done."""
+    key = re.search(r"_UPGRADE_LOCK = (0x[0-9A-F]+)", (root / "migrations/env.py").read_text(encoding="utf-8"))
+    assert key
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
-    with engine.begin() as connection:
-        # Neither can read the current revision before both of them wait.
-        connection.execute(text("LOCK TABLE alembic_version"))
+        # Neither does anything before both of them wait.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(key[1], 16)})
         upgrades = [
             subprocess.Popen(
                 [sys.executable, "-m", "alembic", "upgrade", "head"],
@@ -104,9 +105,12 @@ def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
             )
             for _ in range(2)
         ]
-        while waiting_connections(connection) < len(upgrades):
+
+        def both_wait() -> bool:
             assert [upgrade.poll() for upgrade in upgrades] == [None, None]
-            time.sleep(0.1)
+            return waiting_connections(connection) == len(upgrades)
+
+        limits.wait_until(both_wait, "both upgrades wait for each other's lock")
     logs = [upgrade.communicate()[1] for upgrade in upgrades]
 
     assert [upgrade.returncode for upgrade in upgrades] == [0, 0], "\n".join(logs)

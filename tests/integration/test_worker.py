@@ -246,13 +246,6 @@ def test_the_kernel_ends_a_fork_before_the_worker(plain: Pool, two_reports: list
         assert int(report["oom_score_adj"]) > _oom_score_adj(plain.worker)
 
 
-def test_two_forks_draw_different_random_numbers(two_reports: list[Note]) -> None:
-    first, second = (report["at_start"] for report in two_reports)
-
-    assert first["random"] != second["random"]
-    assert first["uuid"] != second["uuid"]
-
-
 def test_forks_are_of_one_process_with_one_thread(plain: Pool, two_reports: list[Note]) -> None:
     """It is the worker's child, not the worker, whose threads would be lost in the middle of something."""
     for report in two_reports:
@@ -285,7 +278,7 @@ def test_an_application_that_cannot_be_imported_says_so_in_the_flow_run(plain: P
 
     state = plain.wait_for_end(run)
     assert state.name in ("Failed", "Crashed")
-    assert "This application is broken on purpose" in f"{state.message} {plain.worker.log}"
+    assert "This application is broken on purpose" in str(state.message)
 
 
 # Flow runs that cannot be forks.

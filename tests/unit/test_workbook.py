@@ -96,6 +96,7 @@ def test_a_cell_is_text(source: WorkbookFolder, tmp_path: Path, value: object, t
     assert read(source)[1] == [text, "end"]
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63))
 def test_a_number_keeps_15_digits_and_has_no_exponent(number: float) -> None:
     text = cell_text(number)

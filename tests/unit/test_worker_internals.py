@@ -14,7 +14,6 @@ from uuid import uuid4
 import pytest
 from biocirv_worker import internals, outbox
 from biocirv_worker.worker import Worker
-from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events import Event, Resource
 from prefect.events.worker import EventsWorker
 from prefect.runner._control_channel import ControlChannel
@@ -143,12 +142,3 @@ def test_half_a_line_of_a_killed_process_is_passed_over(tmp_path: Path) -> None:
 
     with path.open("rb") as lines:
         assert list(outbox._events(lines)) == [event]
-
-
-def test_hooks_travel_to_their_process_as_text() -> None:
-    """A flow run and its state survive the way there."""
-    flow_run = FlowRun(id=uuid4(), flow_id=uuid4(), name="some-run")
-    state: State[Any] = State(type=StateType.CRASHED, message="it died")
-
-    assert FlowRun.model_validate_json(flow_run.model_dump_json()) == flow_run
-    assert State[Any].model_validate_json(state.model_dump_json()).message == "it died"

@@ -16,9 +16,11 @@ HOSTS = ("db.example.org", "prefect.example.org", *WORKERS)
 
 def test_hosts_are_reached_as_an_ordinary_user(inventory: "Inventory") -> None:
     """Who becomes root by sudo, on a connection that is ssh's."""
-    for host in HOSTS:
-        variables = inventory.variables(host)
-        assert (variables["ansible_connection"], variables["ansible_user"]) == ("ssh", "admin")
+    for name in HOSTS:
+        host = inventory.host_named(name)
+        assert host.check_output("echo $SUDO_USER; id --user --name").split() == ["admin", "root"]
+        # sshd of this host is one of the shell's parents.
+        assert host.check_output("pgrep --count sshd") != "0"
     assert "StrictHostKeyChecking=yes" in os.environ["ANSIBLE_SSH_COMMON_ARGS"]
 
 

@@ -17,6 +17,7 @@ import pytest
 from testinfra.host import Host
 
 from tests import limits
+from tests.source import copy_source
 
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
@@ -67,12 +68,7 @@ def api(inventory: "Inventory") -> Iterator[httpx.Client]:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Return a copy of the application, to change."""
-    folder = tmp_path / "source"
-    for name in ("data", "migrations", "requirements", "src"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("alembic.ini", "prefect.yaml", "pyproject.toml", "run_prefect_flow.py"):
-        shutil.copy(ROOT / name, folder / name)
-    return folder
+    return copy_source(tmp_path / "source")
 
 
 @pytest.fixture
@@ -90,6 +86,20 @@ def deploy(inventory: "Inventory", source: Path) -> Deploy:
 def current(host: Host) -> str:
     """Return the id of the release that serves."""
     return Path(host.file("/opt/biocirv/current").linked_to).name
+
+
+def previous(host: Host) -> str:
+    """Return the id of the release that served before."""
+    notes = host.check_output(
+        "cd /opt/biocirv/served && for note in *.json; do echo $note $(cat $note); done"
+    ).splitlines()
+    ended = {json.loads(note)["until"]: Path(name).stem for name, note in (line.split(" ", 1) for line in notes)}
+    return next(ended[until] for until in sorted(ended, reverse=True) if ended[until] != current(host))
+
+
+def processes(server: Host) -> list[str]:
+    """Return the main processes of Prefect's server and worker."""
+    return str(server.check_output("systemctl show --property=MainPID --value prefect-server prefect-worker")).split()
 
 
 def revision(database: Host) -> str:
@@ -197,8 +207,7 @@ def test_a_switch_and_the_way_back_lose_nothing(
     What the releases have in common is compiled, and lies there, once.
     """
     first = current(server)
-    processes = "systemctl show --property=MainPID --value prefect-server"
-    before = server.check_output(processes)
+    before = processes(server)[0]
     package = source / "src/ca_biositing/pipeline/flows/load.py"
     text = package.read_text(encoding="utf-8")
     package.write_text(
@@ -235,7 +244,7 @@ def test_a_switch_and_the_way_back_lose_nothing(
     assert client.failed == []
     assert len(states) == 4
     assert lost == []
-    assert server.check_output(processes) == before
+    assert processes(server)[0] == before
 
 
 def _failing_import(source: Path) -> str:
@@ -272,9 +281,10 @@ def test_another_environment_restarts_what_holds_it(
     _add_package(source)
     client = Client(api, runs=0)
     client.start()
+    before = processes(server)
 
     deployed = deploy("--extra-vars", '{"release_extra_requirements": ["toolz==1.0.0"]}')
-    second = current(server)
+    second, between = current(server), processes(server)
     failed_going = len(client.failed)
     back = inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
 
@@ -282,6 +292,8 @@ def test_another_environment_restarts_what_holds_it(
     assert deployed.returncode == 0, deployed.stdout
     serving, checked = figures(back)
     assert current(server) == first != second
+    # Either way both got other processes.
+    assert all(len(set(pids)) == 3 for pids in zip(before, between, processes(server), strict=True))
     server.check_output(f"/opt/biocirv/releases/{second}/env/bin/python -c 'import {MISSING}, toolz'")
     report(capsys, f"another environment: of {client.asked} requests {failed_going} failed in the switch,")
     report(
@@ -446,9 +458,8 @@ def test_an_archive_installs_without_an_index(
     try:
         for host in routes:
             host.check_output("ip route del default")
-            assert (
-                host.run("timeout 5 python3 -c \"import socket; socket.create_connection(('192.0.2.1', 443))\"").rc != 0
-            )
+            connect = "import socket; socket.create_connection(('192.0.2.1', 443))"
+            assert "Network is unreachable" in host.run("python3 -c %s", connect).stderr
         deployed = inventory.playbook("playbooks/deploy.yml", "--extra-vars", f"release_archive={archive}")
     finally:
         for host, route in routes.items():
@@ -465,7 +476,7 @@ def test_releases_are_pruned_but_not_what_serves_or_served(server: Host, other: 
     """Many were built by the tests above; the inventory keeps three."""
     for host in (server, other):
         kept = host.check_output("ls /opt/biocirv/releases").split()
-        assert current(host) in kept
+        assert {current(host), previous(host)} <= set(kept)
         assert len(kept) <= 4  # and the candidate of a deploy that failed
 
 

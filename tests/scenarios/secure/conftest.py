@@ -94,7 +94,7 @@ class Platform:
             "user": self.login(login) if password is None else login,
             "sslmode": "verify-full",
             "sslrootcert": "/root/ca.crt",
-            "connect_timeout": "10",
+            "connect_timeout": f"{limits.limit(10):.0f}",
             **connection,
         }
         conninfo = " ".join(f"{name}={value}" for name, value in parameters.items())
@@ -107,7 +107,16 @@ class Platform:
         """Ask the proxy for a path below its root, from the attacker, with a string `user:password` or none."""
         url = path if "://" in path else f"https://{self.name}{path}"
         user = 'exec curl ${AUTH:+--user "$AUTH"} "$@"'
-        fixed = ["--noproxy", "*", "--cacert", "/root/ca.crt", "--silent", "--show-error", "--max-time", "20"]
+        fixed = [
+            "--noproxy",
+            "*",
+            "--cacert",
+            "/root/ca.crt",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            str(limits.limit(20)),
+        ]
         return self._attack(["sh", "-c", user, "-", *fixed, *options, url], AUTH=auth)
 
     def _attack(self, words: list[str], **secrets: str) -> Answer:

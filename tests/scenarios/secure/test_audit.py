@@ -25,6 +25,7 @@ def table(platform: "Platform") -> str:
         done = platform.psql(statement, "biocirv_migrations")
         assert done.rc == 0, done.stderr
     platform.psql(f"SELECT '{name}'", platform.login("biocirv_reader"), password="wrong")  # noqa: S106
+    platform.host.check_output("journalctl --sync")
     return name
 
 
@@ -57,7 +58,7 @@ def test_a_load_does_not_fill_the_record(platform: "Platform") -> None:
     name = f"staged_{uuid.uuid4().hex[:12]}"
     done = platform.psql(f"CREATE TEMPORARY TABLE {name} (id int)", "biocirv_user")
     assert done.rc == 0, done.stderr
-    journal = platform.host.run("journalctl --identifier=postgres --output=cat --grep=%s", name)
+    journal = platform.host.run("journalctl --sync; journalctl --identifier=postgres --output=cat --grep=%s", name)
     assert "AUDIT" not in journal.stdout
 
 

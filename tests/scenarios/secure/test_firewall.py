@@ -16,7 +16,7 @@ PROGRAM = "/opt/biocirv/bin/apply-firewall"
 CANDIDATE = "/etc/biocirv/firewall.candidate.nft"
 FIREWALL = "molecule/secure/firewall.yml"
 # Enough to look at the rules meanwhile.
-UNCONFIRMED_SECONDS = 5
+UNCONFIRMED_SECONDS = 10
 
 
 def rules(host: Host) -> str:
@@ -32,7 +32,7 @@ def test_nothing_is_amiss(platform: "Platform") -> None:
     assert not platform.host.service("nftables").is_enabled
 
 
-def test_rules_that_nobody_confirms_undo_themselves(platform: "Platform") -> None:
+def test_rules_that_nobody_confirms_undo_themselves(platform: "Platform", attacker: Host) -> None:
     """Here: rules that let nobody in."""
     host = platform.host
     before, file = rules(host), host.file("/etc/biocirv/firewall.nft").content
@@ -41,8 +41,8 @@ def test_rules_that_nobody_confirms_undo_themselves(platform: "Platform") -> Non
         host.check_output(f"{PROGRAM} load {math.ceil(limits.limit(UNCONFIRMED_SECONDS))}")
         assert "tcp dport" not in rules(host)
         assert host.check_output(f"{PROGRAM} probe") == "rules"
-        shut = platform.curl("/api/health", "--max-time", "1")
-        assert "timed out" in shut.stderr.lower() or "timeout" in shut.stderr.lower(), shut.stderr
+        # timeout's own code; the kernel of a host that lets people in answers at once, however slow its services are.
+        assert attacker.run(f"timeout 2 bash -c 'exec 3<>/dev/tcp/{platform.name}/443'").rc == 124
         limits.wait_until(lambda: rules(host) == before, "the old rules are back", limits.ANSWER)
         late = host.run(f"{PROGRAM} confirm")
         assert late.rc == 1

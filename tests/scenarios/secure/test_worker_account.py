@@ -3,12 +3,16 @@
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.backend.base import CommandResult
 
+from tests.source import copy_source
+
 if TYPE_CHECKING:
+    from tests.host.conftest import Inventory
     from tests.scenarios.secure.conftest import Platform
 
 PROBE = "/run/systemd/system/worker-probe.service"
@@ -112,14 +116,23 @@ def test_no_release_is_written_to(attempt: Try, path: str) -> None:
     assert "Read-only file system" in refused.stdout
 
 
-def test_what_a_release_is_built_of_is_roots_alone(platform: "Platform", attempt: Try) -> None:
-    """The file with the addresses that a build fetches from, written as the role writes it before each build."""
-    path = "/opt/biocirv/build/probe.json"
-    platform.copy(platform.name, path, "{}")
-    try:
+def test_what_a_release_is_built_of_is_roots_alone(
+    inventory: "Inventory", platform: "Platform", attempt: Try, tmp_path: Path
+) -> None:
+    """The file with the addresses that a build fetches from, as the role leaves it where a build fails."""
+    source = copy_source(tmp_path / "source")
+    with (source / "requirements/application.txt").open("a", encoding="utf-8") as lock:
+        lock.write("not a requirement\n")
+
+    failed = inventory.playbook("playbooks/deploy.yml", "--extra-vars", f"release_source={source}")
+
+    assert failed.returncode != 0
+    assert "could not be built" in failed.stdout, failed.stdout
+    left = platform.host.check_output("ls /opt/biocirv/build/*.json").split()
+    assert left
+    for path in left:
+        assert platform.host.file(path).mode == 0o600
         assert "Permission denied" in attempt(f"cat {path}").stdout
-    finally:
-        platform.host.check_output(f"rm {path}")
 
 
 def test_processes_of_others_are_invisible(platform: "Platform", attempt: Try) -> None:
