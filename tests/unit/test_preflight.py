@@ -83,6 +83,14 @@ def test_empty_groups_and_a_second_primary_are_told(preflight: ModuleType) -> No
     assert any("one primary" in problem for problem in problems)
 
 
+def test_two_servers_are_refused(preflight: ModuleType) -> None:
+    """Each would run Prefect's scheduler and automations on the one database: everything would be scheduled twice."""
+    assert preflight.group_problems(WELL, []) == []
+    (problem,) = preflight.group_problems({**WELL, "prefect_server": ["s1", "s2"]}, [])
+    assert "'prefect_server' has 2 hosts (s1, s2)" in problem
+    assert "leave one" in problem
+
+
 @pytest.mark.parametrize(
     ("facts", "probe", "words"),
     [

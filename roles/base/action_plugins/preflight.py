@@ -21,6 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
 GROUPS = ("database", "prefect_server", "prefect_worker")
+# Groups that have one host, and why.
+SINGLE = {
+    "database": "there is one primary",
+    "prefect_server": "without Redis each of them would schedule every run and fire every automation",
+}
 
 # A provided certificate with less left than this is a problem: nothing but its owner renews it. Days.
 LEAST_DAYS = 14
@@ -81,11 +86,11 @@ def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[
     problems += [
         f"group {name!r} has no host: name at least one in the inventory." for name in GROUPS if not groups.get(name)
     ]
-    if len(groups.get("database", [])) > 1:
-        problems.append(
-            f"group 'database' has {len(groups['database'])} hosts ({', '.join(groups['database'])}), and there is one "
-            "primary: leave one."
-        )
+    problems += [
+        f"group {name!r} has {len(groups[name])} hosts ({', '.join(groups[name])}), and {reason}: leave one."
+        for name, reason in SINGLE.items()
+        if len(groups.get(name, [])) > 1
+    ]
     return problems
 
 
