@@ -174,6 +174,7 @@ def test_the_next_migration_has_the_number_on_the_page() -> None:
     assert set(re.findall(r"\b0\d{3}(?=\b|_)", PAGE)) == {f"{newest + 1:04}"}, "docs/add-a-flow.md, 3. The migration"
 
 
+@pytest.mark.thorough
 def test_the_page_is_true(prefect: SyncPrefectClient, engine: Engine, project: Path) -> None:
     """Each step works, and the flow that comes of it runs inside the master flow."""
     reader = Reader(project, engine)

@@ -196,6 +196,7 @@ def test_waits_for_a_server_that_is_not_ready(run: Run) -> None:
         assert "was not ready in 2 attempts" in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("source")
 def test_a_worker_runs_what_was_registered(
     deploy: Callable[..., DeploymentResponse],

@@ -132,6 +132,7 @@ def check(folder: Folder, dataset: Dataset, rows: Table, seed: int) -> None:
     assert folder.content(dataset) == content
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(st.lists(OBSERVATION, max_size=12), st.integers())
 @example([["S1", "E1", "Ash", "%", "2", "1"], ["S1", "E1", "Ash", "%", "2.0", "1"]], 1)
@@ -140,12 +141,14 @@ def test_any_observations(folder: Folder, rows: Table, seed: int) -> None:
     check(folder, OBSERVATIONS, rows, seed)
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(st.lists(SAMPLE, max_size=12), st.integers())
 def test_any_samples(folder: Folder, rows: Table, seed: int) -> None:
     check(folder, FIELD_SAMPLES, rows, seed)
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(
     st.lists((st.sampled_from(["Corn", "CORN", "corn "]) | ANYTHING).map(lambda name: [name]), max_size=12),

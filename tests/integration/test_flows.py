@@ -258,6 +258,7 @@ def test_a_database_that_is_away_is_asked_again(
     assert "Retries are exhausted" in caplog.text
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("migrated_database", "source")
 def test_an_answer_that_is_lost_fails_nothing(prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server took the state, the client did not hear of it and asks again: a run that completed is completed."""

@@ -109,6 +109,7 @@ def test_a_lost_connection_is_the_database_s_error(migrated_database: Engine) ->
         assert [tuple(row) for row in runs] == [("failed", 0), ("completed", 410)]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("prefect")
 def test_the_next_run_does_it_all(source: Path, samples: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while it reads, and killed while it writes; no run is left that says it is running."""

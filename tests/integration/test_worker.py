@@ -284,6 +284,7 @@ def test_an_application_that_cannot_be_imported_says_so_in_the_flow_run(plain: P
 # Flow runs that cannot be forks.
 
 
+@pytest.mark.thorough
 def test_what_prefect_reads_when_it_is_imported_gets_a_fresh_process(plain: Pool, tmp_path: Path) -> None:
     """A setting of Prefect's in the deployment; or a command."""
     setting, command_ = tmp_path / "setting", tmp_path / "command"
@@ -302,6 +303,7 @@ def test_what_prefect_reads_when_it_is_imported_gets_a_fresh_process(plain: Pool
     assert [report["level"] for report in reports] == ["WARNING", None]
 
 
+@pytest.mark.thorough
 def test_a_worker_without_forks_runs_flow_runs(programs: Programs, tmp_path: Path) -> None:
     pool = programs.pool(programs.start("without-forks", "--no-forks"))
 
@@ -314,6 +316,7 @@ def test_a_worker_without_forks_runs_flow_runs(programs: Programs, tmp_path: Pat
     assert not [pid for pid in children(pool.worker.process.pid) if "forkserver" in command(pid)]
 
 
+@pytest.mark.thorough
 def test_flow_runs_start_after_the_process_that_forks_was_killed(programs: Programs, tmp_path: Path) -> None:
     pool = programs.pool(programs.start("killed-forks"))
     before = pool.worker.fork_server()
@@ -378,6 +381,7 @@ def test_a_killed_flow_run_is_crashed_at_once_and_runs_again_once(
     assert len(read_notes(tmp_path, "crashed")) == 1
 
 
+@pytest.mark.thorough
 def test_task_and_sub_flow_runs_crash_with_their_flow_run(
     hasty: Pool, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
@@ -408,6 +412,7 @@ def test_task_and_sub_flow_runs_crash_with_their_flow_run(
     assert [sub_flow.deployment_id for sub_flow in descendants()[0]] == [None]
 
 
+@pytest.mark.thorough
 def test_records_of_task_runs_outlive_the_process_that_could_not_send_them(
     hasty: Pool, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
@@ -423,6 +428,7 @@ def test_records_of_task_runs_outlive_the_process_that_could_not_send_them(
     wait_until(lambda: not list(tmp_path.parent.rglob(f"outbox/{run}-*")), "an empty outbox")
 
 
+@pytest.mark.thorough
 def test_how_often_a_flow_run_is_run_again(hasty: Pool, pair: list[WorkerProgram], tmp_path: Path) -> None:
     """Never, where the deployment says so; once where that is no number, too; as often as its own variables say."""
     first, another = uuid4(), uuid4()
@@ -477,6 +483,7 @@ def test_a_flow_run_that_the_server_holds_for_crashed_is_ended(
     assert again.state.state_details.scheduled_time > hasty.read(run)[1].timestamp + timedelta(seconds=30)
 
 
+@pytest.mark.thorough
 def test_the_flow_runs_of_a_lost_worker_are_run_again(
     programs: Programs, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
@@ -562,6 +569,7 @@ class Line:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.thorough
 def test_a_flow_run_without_contact_is_ended_and_run_again(
     programs: Programs, prefect_server: str, tmp_path: Path
 ) -> None:
@@ -585,6 +593,7 @@ def test_a_flow_run_without_contact_is_ended_and_run_again(
         assert pool.wait_for_end(pool.start("flows.py:report", after)).name == "Completed"
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_refused_goes_on_asking(programs: Programs, prefect_server: str, tmp_path: Path) -> None:
     """As while the API's password is made anew: what it runs does not end with that, and what is due is taken later."""
     with Line(prefect_server) as line:
@@ -632,6 +641,7 @@ def test_sigterm_drains(programs: Programs, tmp_path: Path) -> None:
     assert len(read_notes(tmp_path, "waits")) == 1
 
 
+@pytest.mark.thorough
 def test_what_outlasts_the_drain_is_ended_and_run_again(programs: Programs, tmp_path: Path) -> None:
     """Also what ignores SIGTERM; SIGUSR1, which a host sends that shuts down, has a limit of its own."""
     pool = programs.pool(
@@ -659,6 +669,7 @@ def test_what_outlasts_the_drain_is_ended_and_run_again(programs: Programs, tmp_
         assert again.state.state_details.scheduled_time >= state.timestamp + timedelta(seconds=60)
 
 
+@pytest.mark.thorough
 def test_a_reload_puts_another_worker_in_its_place(programs: Programs, tmp_path: Path) -> None:
     """What the old one runs Completes beside it; one that cannot start changes nothing."""
     pool = programs.pool(programs.start("replaced"))
