@@ -83,6 +83,7 @@ PARTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.disruptive
 def test_a_tag_converges_its_part_alone(inventory: "Inventory") -> None:
     """By itself, with no facts of an earlier play."""
@@ -100,6 +101,39 @@ def test_a_tag_converges_its_part_alone(inventory: "Inventory") -> None:
         assert done.returncode == 0, done.stdout
         expected[tag] = well[tag]
         assert look() == expected, done.stdout
+
+
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_a_converge_without_the_database_fails_and_says_so(inventory: "Inventory", database: Host) -> None:
+    """Instead of taking its silence for an empty database, and waiting for ever."""
+    database.check_output("systemctl stop 'postgresql@*'")
+    try:
+        failed = inventory.playbook("site.yml", "--tags", "deploy", "--extra-vars", "migrations_patience_seconds=4")
+    finally:
+        database.check_output("systemctl start postgresql")
+    assert failed.returncode != 0
+    said = " ".join(failed.stdout.split())
+    assert "The database does not answer: " in said, failed.stdout
+    assert "Connection refused" in said
+    assert "`make check-db-health`" in said
+
+
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_postgresql_is_not_restarted_for_a_question_that_fails(inventory: "Inventory", database: Host) -> None:
+    """Of a server that runs as it should: here somebody has taken away what Ansible asks it with."""
+    module = database.check_output("python3 -c 'import psycopg2; print(psycopg2.__path__[0])'")
+    started = "head -3 /var/lib/postgresql/*/main/postmaster.pid | tail -1"
+    before = database.check_output(started)
+    database.check_output(f"mv {module} {module}.away")
+    try:
+        failed = inventory.playbook("site.yml", "--tags", "database")
+    finally:
+        database.check_output(f"mv {module}.away {module}")
+    assert failed.returncode != 0
+    assert "psycopg2" in failed.stdout
+    assert database.check_output(started) == before
 
 
 def test_a_missing_variable_is_named(inventory: "Inventory") -> None:
@@ -131,6 +165,7 @@ def test_an_unreachable_host_gets_advice(inventory: "Inventory") -> None:
     assert "make up" in refused.stdout
 
 
+@pytest.mark.thorough
 def test_a_proxy_reaches_apt_and_the_services(inventory: "Inventory") -> None:
     """Shown in check mode: the host under test has no proxy to go through."""
     done = inventory.playbook(
@@ -183,6 +218,7 @@ def told(server: Host) -> Iterator[Callable[[], list[str]]]:
     server.check_output("systemctl stop told && rm -f /run/told")
 
 
+@pytest.mark.thorough
 @pytest.mark.disruptive
 def test_a_google_key_is_the_worker_s_alone_and_a_failure_is_told(
     inventory: "Inventory", worker: Host, api: "Api", told: Callable[[], list[str]], tmp_path: Path

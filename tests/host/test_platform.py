@@ -64,6 +64,7 @@ def test_master_run_loads_what_the_sheets_hold(inventory: "Inventory", database:
     assert count(database, "observation") > 0
 
 
+@pytest.mark.thorough
 def test_status_names_release_and_schema(inventory: "Inventory", server: Host, database: Host) -> None:
     """Id, age and source of the release that serves, and where the database is."""
     release = Path(server.file("/opt/biocirv/current").linked_to).name
@@ -114,6 +115,7 @@ def test_self_check_reads_the_row_of_its_flow(inventory: "Inventory", tmp_path: 
     assert (report["row"]["flow"], report["row"]["status"], report["state"]) == ("self_check", "completed", "Completed")
 
 
+@pytest.mark.thorough
 @pytest.mark.disruptive
 def test_self_check_says_that_nobody_runs_flows(inventory: "Inventory", worker: Host, tmp_path: Path) -> None:
     worker.check_output("systemctl stop prefect-worker")
@@ -128,6 +130,7 @@ def test_self_check_says_that_nobody_runs_flows(inventory: "Inventory", worker: 
     assert re.fullmatch(r"The flow run \S+ is (Scheduled|Late) after 3 s: no worker has taken it", flow_run)
 
 
+@pytest.mark.thorough
 @pytest.mark.disruptive
 def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: Host, tmp_path: Path) -> None:
     server.check_output("systemctl stop prefect-server")
@@ -144,6 +147,7 @@ def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: 
     assert report["database"]["revision"] == report["database"]["expected"]
 
 
+@pytest.mark.thorough
 @pytest.mark.disruptive
 def test_a_missing_worksheet_fails_its_flow_alone(inventory: "Inventory", worker: Host, database: Host) -> None:
     """The worker is given a copy of the sample data in which one worksheet is missing, and its own back."""

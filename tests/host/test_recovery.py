@@ -36,6 +36,7 @@ def test_a_killed_proxy_is_started_again(server: Host, api: "Api") -> None:
     wait_until_well(server, api)
 
 
+@pytest.mark.thorough
 def test_services_wait_for_what_they_need(database: Host, server: Host, api: "Api") -> None:
     """Without its database the server is not active, however long; with it, it is."""
     database.check_output("systemctl stop postgresql@*")
@@ -74,6 +75,7 @@ sleep 300
 """
 
 
+@pytest.mark.thorough
 def test_a_stalled_client_does_not_hold_up_the_server_s_end(server: Host, api: "Api") -> None:
     """The unit is inactive then, and not failed."""
     server.check_output(
@@ -110,6 +112,7 @@ def test_a_reboot_brings_everything_back(
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("container")
 def test_a_new_container_takes_up_the_data(inventory: "Inventory", database: Host) -> None:
     """What `make down` and `make up` do: the container goes, its volume stays."""

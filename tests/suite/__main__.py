@@ -20,7 +20,7 @@ from tests.suite.run import DIRECTORY, ROOT, Suite
 from tests.suite.screen import clock, console, counts, screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import Console
 
@@ -34,12 +34,13 @@ def main() -> int:
     """Run what the command line asks for; return 0 where nothing failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.suite", description=__doc__)
     parser.add_argument("parts", nargs="+", choices=["quick", "all", *PARTS], metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="leave out what `make test` leaves out")
     parser.add_argument("--times", type=int, default=1, help="how often each part is run")
     parser.add_argument("--load", action="store_true", help="keep both cores busy beside it")
     parser.add_argument("--programs", action="store_true", help="print the programs that the parts need, and end")
     options = parser.parse_args()
-    is_quick = options.parts == ["quick"]
-    parts = quick() if is_quick else list(PARTS.values()) if "all" in options.parts else _with_needs(options.parts)
+    is_quick = options.quick or options.parts == ["quick"]
+    parts = _chosen(options.parts)
     if options.programs:
         print(" ".join(sorted({program for part in parts for program in part.programs})))
         return 0
@@ -56,8 +57,12 @@ def main() -> int:
     return int(any(result.failed for result in results))
 
 
-def _with_needs(names: Iterable[str]) -> list[Part]:
-    """Return parts, and those that have to be run before them."""
+def _chosen(names: list[str]) -> list[Part]:
+    """Return the parts of some names, and those that have to be run before them."""
+    if "all" in names:
+        return list(PARTS.values())
+    if "quick" in names:
+        return quick()
     wanted = {need: None for name in names for need in (*PARTS[name].after, name)}
     return [PARTS[name] for name in wanted]
 
