@@ -16,6 +16,8 @@ ACTION = re.compile(r"➜ ([\w-]+): (Executing|Executed: (?:Successful|Failed))"
 TASK = re.compile(r"^(?:TASK|PLAY|RUNNING HANDLER) \[(.*)\]")
 # The heads of what Ansible says of a failed task, and of what follows it.
 FATAL = re.compile(r"^(?:fatal: |\[ERROR\]: |failed: )")
+ENDS = re.compile(r"^(?:TASK|PLAY|RUNNING HANDLER|NO MORE HOSTS)\b")
+MESSAGE = re.compile(r"^\s+msg:")
 # How much of each is shown at the end; the rest is in the part's files.
 MESSAGE_LINES = 12
 JOURNAL_LINES = 15
@@ -70,10 +72,15 @@ class Result:
             action, outcome = found.groups()
             if outcome == "Executing":
                 begin = found.end()
+            # In the end molecule lists them once more.
+            elif not begin:
+                continue
             elif outcome.endswith("Successful"):
                 self.passed += action != "verify"
             elif action != "verify" or not self.failures:
                 self.failures.append(Failure(action, reason(output[begin : found.start()]), journal))
+            if outcome != "Executing":
+                begin = 0
 
 
 def plain(text: str) -> str:
@@ -89,7 +96,10 @@ def reason(output: str) -> str:
         return "\n".join(lines[-MESSAGE_LINES:])
     last = heads[-1]
     task = next((line for line in reversed(lines[:last]) if TASK.match(line)), "")
-    return "\n".join([task.rstrip(" *"), *lines[last : last + 2 * MESSAGE_LINES]]).strip()
+    end = next((number for number, line in enumerate(lines) if number > last and ENDS.match(line)), len(lines))
+    # Without the facts that a result may hold beside its message.
+    begin = next((number for number in range(last, end) if MESSAGE.match(lines[number])), last)
+    return "\n".join([task.rstrip(" *"), lines[last], *lines[begin:end]][: 2 * MESSAGE_LINES])
 
 
 def shortened(text: str, most: int) -> list[str]:

@@ -1,0 +1,69 @@
+"""The suite's report: what it counts and what it shows of a failure."""
+
+import json
+from pathlib import Path
+
+from tests.suite.results import Result, reason, shortened
+
+CONVERGE = """\
+INFO     default ➜ create: Executing
+INFO     default ➜ create: Executed: Successful
+INFO     default ➜ converge: Executing
+PLAY [Run PostgreSQL] ****
+TASK [postgresql : Install the packages] ****
+fatal: [host]: FAILED! =>
+    ansible_facts:
+        - root
+    msg: |-
+        No package matching 'postgresql-99'
+
+PLAY RECAP ****
+\x1b[31mERROR\x1b[0m    default ➜ converge: Executed: Failed
+INFO     default ➜ destroy: Executing
+INFO     default ➜ destroy: Executed: Successful
+  default ➜ converge: Executed: Failed
+"""
+
+
+def test_a_failed_converge_is_one_failure_with_its_task_and_message(tmp_path: Path) -> None:
+    log = tmp_path / "default.log"
+    log.write_text(CONVERGE, encoding="utf-8")
+    result = Result("host")
+
+    result.add_actions(log, "the journal")
+
+    assert (result.passed, result.failed) == (2, 1)
+    (failure,) = result.failures
+    assert (failure.name, failure.journal) == ("converge", "the journal")
+    assert failure.message.splitlines() == [
+        "TASK [postgresql : Install the packages]",
+        "fatal: [host]: FAILED! =>",
+        "    msg: |-",
+        "        No package matching 'postgresql-99'",
+    ]
+
+
+def test_the_last_lines_say_why_where_no_task_failed() -> None:
+    assert reason("one\n\ntwo: error\n") == "one\ntwo: error"
+
+
+def test_a_test_whose_fixture_fails_at_its_end_failed(tmp_path: Path) -> None:
+    record = tmp_path / "record.jsonl"
+    entries = [
+        {"begins": "a"},
+        {"test": "a", "when": "call", "outcome": "passed", "message": "", "journal": ""},
+        {"test": "a", "when": "teardown", "outcome": "failed", "message": "it left a process", "journal": ""},
+        {"test": "b", "when": "setup", "outcome": "skipped", "message": "", "journal": ""},
+        {"test": "c", "when": "call", "outcome": "passed", "message": "", "journal": ""},
+    ]
+    record.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    result = Result("unit")
+
+    assert result.add_record(record) == 3
+    assert (result.passed, result.failed, result.skipped) == (1, 1, 1)
+    assert result.failures[0].name == "a (teardown)"
+
+
+def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
+    lines = shortened("\n".join(map(str, range(100))), 10)
+    assert lines == ["0", "1", "2", "3", "4", "... 91 lines more", "96", "97", "98", "99"]
