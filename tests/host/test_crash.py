@@ -16,7 +16,8 @@ pytestmark = pytest.mark.disruptive
 def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") -> None:
     deployment = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")["id"]
     # As long as another holds this table, the run cannot end by itself.
-    hold = "runuser --user postgres -- psql biocirv_db -c 'BEGIN; LOCK TABLE etl_run; SELECT pg_sleep(3600)'"
+    psql = "runuser --user postgres -- psql biocirv_db -c"
+    hold = f"{psql} 'BEGIN; LOCK TABLE etl_run; SELECT pg_sleep(3600)'"
     database.check_output(f"systemd-run --quiet --collect --unit=hold-etl {hold}")
     run = api.ask(f"/deployments/{deployment}/create_flow_run", {})
 
@@ -33,7 +34,10 @@ def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") 
         pid = str(read(run["id"])["infrastructure_pid"]).rpartition(":")[2]
         worker.check_output("kill -9 %s", str(int(pid)))
     finally:
-        database.check_output("systemctl stop hold-etl")
+        # Without its client the session would go on.
+        database.check_output(
+            f"{psql} \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%'\""
+        )
 
     limits.wait_until(lambda: read(run["id"])["state"]["type"] == "CRASHED", "the crash is known", limits.ANSWER)
     assert "-9" in read(run["id"])["state"]["message"]
