@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.disruptive
 
+UNLOCK = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%'"
+
 
 def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") -> None:
     deployment = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")["id"]
     # As long as another holds this table, the run cannot end by itself.
-    psql = "runuser --user postgres -- psql biocirv_db -c"
-    hold = f"{psql} 'BEGIN; LOCK TABLE etl_run; SELECT pg_sleep(3600)'"
-    database.check_output(f"systemd-run --quiet --collect --unit=hold-etl {hold}")
+    psql = "runuser --user postgres -- psql biocirv_db -c %s"
+    lock = "BEGIN; LOCK TABLE etl_run; SELECT pg_sleep(3600)"
+    database.check_output(f"systemd-run --quiet --collect --unit=hold-etl {psql}", lock)
     run = api.ask(f"/deployments/{deployment}/create_flow_run", {})
 
     def read(run_id: str) -> dict[str, Any]:
@@ -35,9 +37,7 @@ def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") 
         worker.check_output("kill -9 %s", str(int(pid)))
     finally:
         # Without its client the session would go on.
-        database.check_output(
-            f"{psql} \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%'\""
-        )
+        database.check_output(psql, UNLOCK)
 
     limits.wait_until(lambda: read(run["id"])["state"]["type"] == "CRASHED", "the crash is known", limits.ANSWER)
     assert "-9" in read(run["id"])["state"]["message"]
