@@ -33,13 +33,19 @@ def test_tests_run_what_is_deployed() -> None:
             assert developed.get(package) == version, f"{name}: {package}"
 
 
-def test_collections_are_those_that_ansible_carries() -> None:
+def test_the_collections_that_are_used_are_those_that_ansible_carries() -> None:
     """Ansible's package holds them; a pin that differs would be fetched from elsewhere, unhashed."""
+    wanted = yaml.safe_load((ROOT / "requirements.yml").read_text(encoding="utf-8"))["collections"]
+    folders = ("inventory", "molecule", "playbooks", "roles", "target")
+    files = [path for name in folders for path in (ROOT / name).rglob("*.yml")] + [*(ROOT / "benchmarks").glob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    used = {found for text in texts for found in re.findall(r"\b((?:ansible|community)\.\w+)\.\w+", text)}
+    assert used - {"ansible.builtin"} == {collection["name"] for collection in wanted}
+
     spec = find_spec("ansible_collections")
     assert spec
     assert spec.submodule_search_locations
     carried = Path(next(iter(spec.submodule_search_locations)))
-    wanted = yaml.safe_load((ROOT / "requirements.yml").read_text(encoding="utf-8"))["collections"]
     for collection in wanted:
         manifest = (carried / collection["name"].replace(".", "/") / "MANIFEST.json").read_text(encoding="utf-8")
         assert f'"version": "{collection["version"]}"' in manifest, collection

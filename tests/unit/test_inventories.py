@@ -19,6 +19,14 @@ def preflight(load_plugin: Callable[[str], ModuleType]) -> ModuleType:
     return load_plugin("base/action_plugins/preflight.py")
 
 
+def test_a_copy_of_an_example_is_its_own() -> None:
+    """No file of one is a link, which would still lead to this repository's; its secrets are made as everywhere."""
+    secrets = "group_vars/all/secrets.yml"
+    for example in (ROOT / "inventory").glob("*.example"):
+        assert not [path for path in example.rglob("*") if path.is_symlink()]
+        assert (example / secrets).read_text() == (ROOT / "inventory/local" / secrets).read_text()
+
+
 @pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: path.name)
 def test_every_inventory_is_complete(preflight: ModuleType, inventory: Path) -> None:
     done = subprocess.run(
