@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tests import limits
-from tests.host.conftest import CURL, Api
+from tests.host.conftest import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -55,7 +55,7 @@ class Platform:
 
     def delete(self, path: str) -> None:
         """Delete what the API has under a path."""
-        self.server.check_output(f'{CURL} --request DELETE "$PREFECT_API_URL{path}"')
+        self._api.delete(path)
 
     def sql(self, statement: str) -> list[list[str]]:
         """Run a statement in the application's database, as PostgreSQL's superuser; return rows of text."""

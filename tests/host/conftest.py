@@ -121,6 +121,10 @@ class Api:
         answer: str = self._host.check_output(f'{CURL}{data} "$PREFECT_API_URL{path}"')
         return json.loads(answer)
 
+    def delete(self, path: str) -> None:
+        """Delete what the API has under a path."""
+        self._host.check_output(f'{CURL} --request DELETE "$PREFECT_API_URL{path}"')
+
     def is_ready(self) -> bool:
         """Say whether the API answers and reaches its database."""
         return bool(self._host.run(f'{CURL} --output /dev/null "$PREFECT_API_URL/ready"').rc == 0)

@@ -16,6 +16,8 @@ from tests.limits import wait_until
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
 
+# Deployments that no converge has registered.
+OTHERS: dict[str, dict[str, str]] = {"by-hand": {}, "of-another-project": {"version": "1.0"}}
 RECAP = re.compile(r"ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)")
 
 
@@ -134,6 +136,32 @@ def test_postgresql_is_not_restarted_for_a_question_that_fails(inventory: "Inven
     assert failed.returncode != 0
     assert "psycopg2" in failed.stdout
     assert database.check_output(started) == before
+
+
+@pytest.mark.disruptive
+@pytest.mark.thorough
+def test_a_deployment_that_the_inventory_no_longer_names_is_removed(inventory: "Inventory", api: "Api") -> None:
+    """With its schedule; not one that somebody else has registered."""
+    master = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")
+    copied = ("flow_id", "entrypoint", "pull_steps", "work_pool_name")
+    common = {"enforce_parameter_schema": False, **{key: master[key] for key in copied}}
+    dropped = api.ask("/deployments/", {**common, "name": "dropped", "version": master["version"]})
+    others = [api.ask("/deployments/", {**common, "name": name, **more}) for name, more in OTHERS.items()]
+
+    def names() -> set[str]:
+        return {deployment["name"] for deployment in api.ask("/deployments/filter", {})}
+
+    assert {"dropped", *OTHERS} <= names()
+    foreseen = inventory.playbook("site.yml", "--tags", "deploy", "--check")
+    assert recap(foreseen.stdout) == (1, 0, 0), foreseen.stdout
+    assert dropped["name"] in names()
+    for changes in (1, 0):
+        done = inventory.playbook("site.yml", "--tags", "deploy")
+        assert recap(done.stdout) == (changes, 0, 0), done.stdout
+        assert names() >= {"master-etl-deployment", *OTHERS}
+        assert "dropped" not in names()
+    for other in others:
+        api.delete(f"/deployments/{other['id']}")
 
 
 def test_a_missing_variable_is_named(inventory: "Inventory") -> None:

@@ -258,6 +258,10 @@ def _add_package(source: Path) -> None:
     project = source / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
     project.write_text(text.replace("dependencies = [\n", f'dependencies = [\n    "{MISSING}",\n', 1), encoding="utf-8")
+    _lock(source)
+
+
+def _lock(source: Path) -> None:
     shutil.copy(ROOT / "Makefile", source)
     shutil.copytree(ROOT / "tests/application", source / "tests/application")
     # Without an environment of the copy's own: uv is that of this checkout.
@@ -303,6 +307,25 @@ def test_another_environment_restarts_what_holds_it(
     assert version(api).startswith(first)
 
 
+def _next_migration(source: Path) -> None:
+    (source / "migrations/versions/0003_note.py").write_text(
+        '"""Note."""\nfrom alembic import op\nrevision = "0003"\ndown_revision = "0002"\n'
+        'def upgrade():\n    op.execute("CREATE TABLE note (id int)")\n'
+        'def downgrade():\n    op.execute("DROP TABLE note")\n',
+        encoding="utf-8",
+    )
+
+
+def _old_prefect(source: Path) -> str:
+    """With a migration, which has to wait until the worker was tried."""
+    _next_migration(source)
+    project = source / "pyproject.toml"
+    text = project.read_text(encoding="utf-8")
+    project.write_text(re.sub(r'"prefect>=[^"]*"', '"prefect==3.8.0"', text), encoding="utf-8")
+    _lock(source)
+    return r"worker does not run with Prefect 3\.8\.0 of release .*FlowRunExecutionResult"
+
+
 def _failing_migration(source: Path) -> str:
     (source / "migrations/versions/0099_fails.py").write_text(
         '"""Fails."""\nfrom alembic import op\nrevision = "0099"\ndown_revision = "0002"\n'
@@ -325,7 +348,9 @@ def _requirement_without_hash(source: Path) -> str:
     return r"could not be built on .*Installing requirements/application.txt failed:.*tabulate"
 
 
-@pytest.mark.parametrize("spoil", [_requirement_without_hash, _failing_import, _missing_flow, _failing_migration])
+@pytest.mark.parametrize(
+    "spoil", [_requirement_without_hash, _failing_import, _missing_flow, _old_prefect, _failing_migration]
+)
 def test_a_release_that_cannot_serve_does_not(
     deploy: Deploy,
     source: Path,
@@ -366,21 +391,41 @@ def test_a_release_that_does_not_come_up_is_gone_back_from(
     assert api.get("/ready").is_success
 
 
+def test_a_release_that_cannot_read_the_schema_is_not_gone_back_to(
+    inventory: "Inventory", deploy: Deploy, source: Path, server: Host, database: Host
+) -> None:
+    """Where the one that does not come up has migrated before; and the record is of one release, not of two."""
+    before = current(server)
+    _next_migration(source)
+
+    failed = deploy("--extra-vars", '{"prefect_deployments_names": ["master-etl-deployment", "nope"]}')
+
+    assert failed.returncode != 0
+    said = " ".join(failed.stdout.split())
+    assert f"release {before} does not know the schema that the databases have by now" in said, failed.stdout
+    assert (current(server) != before, revision(database)) == (True, "0003")
+    journal = server.check_output("journalctl BIOCIRV_ACTION='go back' --output=json").splitlines()[-1]
+    entry = json.loads(journal)
+    assert (entry["BIOCIRV_RELEASE"], entry["BIOCIRV_RELEASE_BEFORE"]) == (current(server), before)
+    back = inventory.playbook(
+        "playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true rollback_downgrade=true"
+    )
+    assert back.returncode == 0, back.stdout
+    assert (current(server), revision(database)) == (before, "0002")
+
+
 def test_a_way_back_past_the_schema_is_refused(
     inventory: "Inventory", deploy: Deploy, source: Path, server: Host, database: Host
 ) -> None:
     """Unless told to take it back, which dumps the database before."""
     first = current(server)
-    (source / "migrations/versions/0003_note.py").write_text(
-        '"""Note."""\nfrom alembic import op\nrevision = "0003"\ndown_revision = "0002"\n'
-        'def upgrade():\n    op.execute("CREATE TABLE note (id int)")\n'
-        'def downgrade():\n    op.execute("DROP TABLE note")\n',
-        encoding="utf-8",
-    )
+    _next_migration(source)
     deployed = deploy()
     assert deployed.returncode == 0, deployed.stdout
     second = current(server)
     assert revision(database) == "0003"
+    dumps = "ls /var/lib/biocirv/dumps | grep -c 0003"
+    before = int(server.run(dumps).stdout)
 
     refused = inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
 
@@ -392,7 +437,7 @@ def test_a_way_back_past_the_schema_is_refused(
     )
     assert back.returncode == 0, back.stdout
     assert (current(server), revision(database)) == (first, "0002")
-    assert server.check_output("ls /var/lib/biocirv/dumps | grep -c 0003") == "1"
+    assert int(server.run(dumps).stdout) == before + 1
 
 
 def test_what_cannot_be_gone_back_to_is_named(inventory: "Inventory", server: Host) -> None:
