@@ -125,7 +125,7 @@ restore: $(VENV)/controller ## put the dump FILE= in the place of its database; 
 	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 
 ##@ Development
-.PHONY: test test-all soak linux lint test-molecule test-browser zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test test-all soak linux lint test-molecule test-browser package-lists zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
 # Parts run two at a time, for two cores, and what they print goes to .cache/tests; tests/suite/parts.py lists them.
 SUITE = $(VENV)/bin/python -m tests.suite
 RUN_SUITE = @programs=$$($(SUITE) --programs $(1)); [ -z "$$programs" ] || $(MAKE) $$programs; $(SUITE) $(1)
@@ -166,6 +166,8 @@ test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, i
 # What tests need of the distribution.
 PACKAGES_chromium = chromium fonts-dejavu-core
 PACKAGES_libvirtd = vagrant-libvirt libvirt-daemon-system dnsmasq-base qemu-system-x86
+package-lists:
+	@apt-cache show python3-minimal >/dev/null 2>&1 || { echo "Reading the lists of packages"; $(SUDO) apt-get update --quiet; }
 zstd chromium vagrant libvirtd:
 	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $(or $(PACKAGES_$@),$@); }
 

@@ -31,7 +31,7 @@ class Part:
     seconds: int
     quick_seconds: int = 0
     after: tuple[str, ...] = ()
-    # Programs of the distribution, installed before any part runs.
+    # What the Makefile brings of the distribution before any part runs.
     programs: tuple[str, ...] = ()
 
 
@@ -80,23 +80,24 @@ PARTS = {
             "the ETL, deploy.py and migrations against a real PostgreSQL and Prefect; conda prefixes",
             _pytest("tests/integration", "--ignore", "tests/integration/test_worker.py"),
             600,
-            200,
+            360,
             after=("images",),
+            programs=("package-lists",),
         ),
         Part(
             "worker",
             "the worker's program against a real Prefect",
             _pytest("tests/integration/test_worker.py"),
             400,
-            100,
+            80,
             after=("images",),
         ),
         Part(
             "host",
             "the life of one host on Debian 13: check mode, converge, idempotence, its tests, uninstalling",
             _molecule("default", 13),
-            700,
-            400,
+            960,
+            540,
             after=("images",),
         ),
         Part(
