@@ -167,7 +167,7 @@ test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, i
 PACKAGES_chromium = chromium fonts-dejavu-core
 PACKAGES_libvirtd = vagrant-libvirt libvirt-daemon-system dnsmasq-base qemu-system-x86
 package-lists:
-	@apt-cache show python3-minimal >/dev/null 2>&1 || { echo "Reading the lists of packages"; $(SUDO) apt-get update --quiet; }
+	@ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || { echo "Reading the lists of packages"; $(SUDO) apt-get update --quiet; }
 zstd chromium vagrant libvirtd:
 	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $(or $(PACKAGES_$@),$@); }
 
