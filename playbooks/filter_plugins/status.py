@@ -151,7 +151,7 @@ def _problems(report: Report, now: datetime) -> Iterator[str]:
         if pool["late"]:
             yield f"{pool['late']} flow run(s) should have begun and have not"
     if report["last_run"] and report["last_run"][0]["state"] in ("Failed", "Crashed", "TimedOut"):
-        yield f"The last master run ended {report['last_run'][0]['state']}"
+        yield f"The last run of {report['last_run'][0]['flow']} ended {report['last_run'][0]['state']}"
     for disk in report["disks"]:
         if disk["used_percent"] >= DISK_PERCENT:
             yield f"{disk['path']} on {disk['host']} is {disk['used_percent']} % full"

@@ -108,7 +108,7 @@ def test_what_is_well_is_told_whole() -> None:
         (("pool", "is_paused"), True, "The work pool pool is paused"),
         (("workers",), [{"name": "one", "status": "OFFLINE"}], "No worker of the pool pool is online"),
         (("counts",), [0, 2], "2 flow run(s) should have begun and have not"),
-        (("runs", 0, "state"), "Failed", "The last master run ended Failed"),
+        (("runs", 0, "state"), "Failed", "The last run of Master ETL Flow ended Failed"),
         (("hosts", "two", "failure"), "It is no container", "two cannot be asked: It is no container"),
         (("failures",), ["The database does not answer: it is away"], "The database does not answer: it is away"),
     ],
