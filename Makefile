@@ -9,7 +9,7 @@ INVENTORY ?= inventory/local
 PYTHON ?= python3
 VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-INSTALL = $(SUDO) apt-get update --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends
+INSTALL = $(SUDO) apt-get update --quiet --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends
 PLAY = $(VENV)/bin/ansible-playbook --inventory $(INVENTORY)
 # Runs a command on the first host of a group, with a terminal where there is one.
 ON = $(VENV)/bin/python scripts/on_host.py --inventory $(INVENTORY)
@@ -167,7 +167,7 @@ test-browser: $(VENV)/dev chromium ## Prefect's UI on the server of INVENTORY, i
 PACKAGES_chromium = chromium fonts-dejavu-core
 PACKAGES_libvirtd = vagrant-libvirt libvirt-daemon-system dnsmasq-base qemu-system-x86
 package-lists:
-	@ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || { echo "Reading the lists of packages"; $(SUDO) apt-get update --quiet; }
+	@ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || { echo "Reading the lists of packages"; $(SUDO) apt-get update --quiet --quiet; }
 zstd chromium vagrant libvirtd:
 	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $(or $(PACKAGES_$@),$@); }
 

@@ -49,7 +49,7 @@ PARTS = {
     for part in (
         Part(
             "images",
-            "the images that play hosts, for Debian 13",
+            "a Docker engine, and the images that play hosts with Debian 13",
             (Step("images", ("ansible-playbook", "target/image.yml")),),
             90,
             90,
@@ -104,7 +104,8 @@ PARTS = {
             "release",
             "releases and backups on two hosts with Debian 12",
             _molecule("release", 12),
-            1300,
+            1650,
+            after=("images",),
         ),
         Part(
             "drills",
@@ -118,6 +119,7 @@ PARTS = {
             "attacks from another host, rotation of secrets, and the UI in a browser, on Debian 12",
             _molecule("secure", 12),
             600,
+            after=("images",),
             programs=("chromium",),
         ),
         Part(
