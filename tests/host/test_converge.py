@@ -138,6 +138,56 @@ def test_postgresql_is_not_restarted_for_a_question_that_fails(inventory: "Inven
     assert database.check_output(started) == before
 
 
+def revision(database: Host, name: str) -> str:
+    """Return the revision that a database says it is at."""
+    psql = "runuser --user postgres -- psql -Atc 'SELECT version_num FROM alembic_version' %s"
+    return str(database.check_output(psql, name))
+
+
+def pretend(database: Host, name: str, revision: str) -> None:
+    """Let a database say that it is at a revision."""
+    change = f"UPDATE alembic_version SET version_num = '{revision}'"  # noqa: S608 - the tests' own words
+    database.check_output("runuser --user postgres -- psql -c %s %s", change, name)
+
+
+@pytest.mark.disruptive
+@pytest.mark.thorough
+def test_check_mode_shows_what_is_pending(inventory: "Inventory", database: Host) -> None:
+    """Of migrations, of Prefect's schema, and of registrations; and does none of it."""
+    check = ("site.yml", "--check", "--tags", "deploy")
+    pending = {"biocirv_db": "biocirv-migrations", "prefect_db": "prefect-server-schema"}
+    well = {name: revision(database, name) for name in pending}
+    for name, unit in pending.items():
+        pretend(database, name, "older")
+        try:
+            foreseen = inventory.playbook(*check)
+            assert revision(database, name) == "older"
+        finally:
+            pretend(database, name, well[name])
+        assert f"{unit}.service would run" in foreseen.stdout, foreseen.stdout
+        assert recap(foreseen.stdout) == (1, 0, 0)
+    variables = json.dumps({"deployment_environment": {"ETL_SCHEDULE_ACTIVE": "false", "NEW": "1"}})
+    foreseen = inventory.playbook(*check, "--extra-vars", variables)
+    assert "biocirv-deployments.service would run" in foreseen.stdout, foreseen.stdout
+    assert recap(inventory.playbook(*check).stdout) == (0, 0, 0)
+
+
+@pytest.mark.disruptive
+@pytest.mark.thorough
+def test_a_unit_that_does_not_get_ready_is_not_waited_for_for_ever(inventory: "Inventory", worker: Host) -> None:
+    """Here a worker that cannot reach its server; the one before goes on."""
+    server = worker.check_output("systemctl show --property=MainPID --value prefect-worker")
+    variables = json.dumps({"systemd_unit_ready_seconds": 15, "prefect_worker_api_url": "https://127.0.0.1:4/api"})
+    failed = inventory.playbook("site.yml", "--tags", "deploy", "--extra-vars", variables)
+    assert failed.returncode != 0
+    said = " ".join(failed.stdout.split())
+    assert "prefect-worker.service is not ready on" in said, failed.stdout
+    assert worker.check_output("systemctl show --property=MainPID --value prefect-worker") == server
+    mended = inventory.playbook("site.yml", "--tags", "deploy")
+    assert mended.returncode == 0, mended.stdout
+    assert worker.check_output("systemctl is-active prefect-worker") == "active"
+
+
 @pytest.mark.disruptive
 @pytest.mark.thorough
 def test_a_deployment_that_the_inventory_no_longer_names_is_removed(inventory: "Inventory", api: "Api") -> None:
