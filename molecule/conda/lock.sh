@@ -3,7 +3,7 @@
 # nothing; further options of tests.conda.lockfile.
 set -eu
 work=$1 python=$2 wheel=${3-}
-[ $# -le 2 ] && shift 2 || shift 3
+if [ $# -le 2 ]; then shift 2; else shift 3; fi
 exec python3 -m tests.conda.lockfile --channel-directory "$work/channel" --channel-url http://127.0.0.1:8099 \
     --environment survey --requirements "$work/application/requirements.txt" --python-version "$python" \
     --conda python --conda example-activation --local ./libraries/soil-units --local ./libraries/soil-survey \

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 # Tests that are not in `make test` have this marker.
 QUICK = ("-m", "not thorough")
+# Shell scripts are the files whose first line says so.
+SHELLCHECK = r"set -o pipefail; git grep --name-only -E '^#!.*\b(ba|da)?sh$' | xargs shellcheck"
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,14 @@ PARTS = {
         ),
         Part(
             "lint",
-            "style and types: ruff, mypy, yamllint, ansible-lint",
+            "style and types: ruff, mypy, yamllint, ansible-lint, shellcheck",
             (
                 Step("ruff check", ("ruff", "check", ".")),
                 Step("ruff format", ("ruff", "format", "--check", ".")),
                 Step("mypy", ("mypy",)),
                 Step("yamllint", ("yamllint", "--strict", ".")),
                 Step("ansible-lint", ("ansible-lint", "--offline")),
+                Step("shellcheck", ("bash", "-c", SHELLCHECK)),
             ),
             75,
             75,

@@ -159,7 +159,7 @@ def test_a_failure_leaves_the_old_database(
         dump = tmp_path / "torn.dump"
         dump.write_bytes(dumps["biocirv_db"].read_bytes()[:-3000])
     else:
-        variables.append("restore_dumps=/proc/dumps")
+        variables.append("backup_replaced_directory=/proc/dumps")
     before = state(database, server)[0], psql(database, CONTENTS)
 
     failed = inventory.playbook("playbooks/restore.yml", *arguments(dump, *variables))

@@ -33,14 +33,15 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed, Scheduled
 from prefect.types import DateTime
 
+from biocirv_worker import times
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# From a crash to its successor, a minute at least: by then a process that has lost contact has been ended by its
-# worker, see worker.py. Prefect rounds to seconds, and dates a begin back to when it was asked for: hence the two more.
-DELAY = timedelta(seconds=62)
+# From a crash to its successor.
+DELAY = timedelta(seconds=times.SUCCESSOR)
 # The variable of a deployment's job that says how often its flow runs are run again.
 RETRIES_VARIABLE = "CRASH_RETRIES"
 

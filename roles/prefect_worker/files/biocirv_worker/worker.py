@@ -23,7 +23,7 @@ from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 from pydantic import PrivateAttr
 
-from biocirv_worker import crashes, engine
+from biocirv_worker import crashes, engine, times
 from biocirv_worker.internals import run_forked
 from biocirv_worker.outbox import Outboxes
 from biocirv_worker.systemd import Peers
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# Without contact to the API for so long, a flow run's process is ended: before the server can hold it for crashed, 75
-# seconds after it was cut off at the earliest (heartbeats come every 30 seconds, and it is 105 after the last one, see
-# role prefect_deployments), and its successor begins 60 later at least (crashes.DELAY). A minute's outage ends nothing.
-CONTACT_SECONDS = 73
+# Without contact to the API for so long, a flow run's process is ended.
+CONTACT_SECONDS = times.CONTACT
 _FENCE_SECONDS = 5
 # Where there was no answer.
 _AGAIN_SECONDS = 1

@@ -1,0 +1,47 @@
+"""The times in the worker, in the roles and in the docs are the same, and fit together."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from biocirv_worker import crashes, times, worker
+
+ROOT = Path(__file__).parents[2]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads Ansible's YAML, in which some strings are marked as no templates."""
+
+
+Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+
+
+def role_vars(role: str) -> dict[str, Any]:
+    """Return a role's vars, as they are written."""
+    text = (ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.load(text, Loader)  # noqa: S506 - a safe loader
+    return found
+
+
+def test_a_process_that_is_cut_off_ends_before_the_server_holds_it_for_crashed() -> None:
+    assert worker.CONTACT_SECONDS == times.CONTACT < times.SILENCE - times.HEARTBEAT
+    assert crashes.DELAY.total_seconds() == times.SUCCESSOR > 60
+
+
+def test_the_roles_have_the_worker_s_times() -> None:
+    variables = role_vars("prefect_worker")["__prefect_worker_variables"]
+    assert variables["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(times.HEARTBEAT)
+    automation = role_vars("prefect_deployments")["__prefect_deployments_crash"]
+    assert automation["trigger"]["within"] == times.SILENCE
+    said = f"No heartbeat for {times.SILENCE} seconds"
+    assert said in automation["description"]
+    assert said in automation["actions"][0]["message"]
+
+
+def test_the_docs_have_them_too() -> None:
+    operate, trouble = (
+        (ROOT / f"docs/{page}.md").read_text(encoding="utf-8") for page in ("operate", "troubleshooting")
+    )
+    assert f"no contact to the API for {times.CONTACT} s" in operate
+    assert f"silent for {times.SILENCE} s" in operate
+    assert f"heard of it for {times.SILENCE} seconds" in trouble
