@@ -13,7 +13,11 @@ class Loader(yaml.SafeLoader):
     """Reads Ansible's YAML, in which some strings are marked as no templates."""
 
 
-Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> object:
+    return loader.construct_scalar(node)
+
+
+Loader.add_constructor("!unsafe", _text)
 
 
 def role_vars(role: str) -> dict[str, Any]:
