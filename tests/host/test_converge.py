@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
+from tests.host.conftest import CURL
 from tests.limits import wait_until
 
 if TYPE_CHECKING:
@@ -148,6 +149,41 @@ def pretend(database: Host, name: str, revision: str) -> None:
     """Let a database say that it is at a revision."""
     change = f"UPDATE alembic_version SET version_num = '{revision}'"  # noqa: S608 - the tests' own words
     database.check_output("runuser --user postgres -- psql -c %s %s", change, name)
+
+
+@pytest.mark.disruptive
+@pytest.mark.thorough
+def test_postgresql_and_nginx_get_further_settings(inventory: "Inventory", database: Host, server: Host) -> None:
+    """Those that they do not take are refused before they are written, and those that have a variable of their own."""
+
+    def converge(**variables: object) -> str:
+        tags = ("--tags", "database,proxy")
+        return " ".join(inventory.playbook("site.yml", *tags, "--extra-vars", json.dumps(variables)).stdout.split())
+
+    show = "runuser --user postgres -- psql -Atc 'SHOW work_mem'"
+    written = "cat /etc/postgresql/*/main/conf.d/biocirv.conf"
+    before = database.check_output(show), database.check_output(written)
+    refused = converge(postgresql_settings={"wrok_mem": "16MB"})
+    assert "postgresql_settings: " in refused
+    assert 'unrecognized configuration parameter "wrok_mem"' in refused, refused
+    refused = converge(reverse_proxy_server_lines=["ad_header X-Test yes;"])
+    assert 'unknown directive "ad_header"' in refused, refused
+    assert server.run("grep ad_header /etc/biocirv/nginx.conf").stdout == ""
+    assert "postgresql_settings: port cannot be set there" in converge(postgresql_settings={"port": 1})
+    assert (database.check_output(show), database.check_output(written)) == before
+
+    said = converge(
+        postgresql_settings={"work_mem": "16MB"}, reverse_proxy_server_lines=["add_header X-Test yes always;"]
+    )
+    assert "failed=0" in said, said
+    assert database.check_output(show) == "16MB"
+    headers = f'{CURL} --output /dev/null --dump-header - "$PREFECT_API_URL/health"'
+    assert "x-test: yes" in server.check_output(headers).lower()
+
+    said = converge()
+    assert "failed=0" in said, said
+    assert database.check_output(show) == before[0]
+    assert "x-test" not in server.check_output(headers).lower()
 
 
 @pytest.mark.disruptive
