@@ -134,6 +134,20 @@ def test_events_of_task_runs_are_kept_with_their_flow_run(monkeypatch: pytest.Mo
         assert list(outbox._events(lines)) == [kept]
 
 
+def test_events_are_not_kept_where_that_is_switched_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent: list[Event] = []
+    monkeypatch.setattr(EventsWorker, "send", lambda _, item: sent.append(item))
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid4()))
+    monkeypatch.setenv(outbox.SWITCH, "false")
+    event = Event(event="prefect.task-run.Running", resource=Resource({"prefect.resource.id": "prefect.task-run.x"}))
+    with temporary_settings({PREFECT_HOME: str(tmp_path)}):
+        outbox.keep_events()
+        EventsWorker.send(None, event)  # type: ignore[arg-type] # nothing is asked of the queue
+
+    assert sent == [event]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_half_a_line_of_a_killed_process_is_passed_over(tmp_path: Path) -> None:
     event = Event(event="prefect.task-run.Running", resource=Resource({"prefect.resource.id": "prefect.task-run.x"}))
     whole = event.model_dump_json().encode()
