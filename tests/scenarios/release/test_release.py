@@ -322,7 +322,17 @@ def _old_prefect(source: Path) -> str:
     project = source / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
     project.write_text(re.sub(r'"prefect>=[^"]*"', '"prefect==3.8.0"', text), encoding="utf-8")
-    _lock(source)
+    options = (
+        "--quiet",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+        "--no-header",
+        "--no-emit-index-url",
+    )
+    compile_ = ["uv", "pip", "compile", *options, "pyproject.toml", "--output-file", "requirements/application.txt"]
+    subprocess.run(compile_, cwd=source, check=True)
     return r"worker does not run with Prefect 3\.8\.0 of release .*FlowRunExecutionResult"
 
 
