@@ -294,7 +294,7 @@ def test_a_proxy_reaches_apt_and_the_services(inventory: "Inventory") -> None:
     assert '+Acquire::http::Proxy::lan.test "DIRECT";' in done.stdout
     # Their environment files changed too; what is in them is nobody's to see.
     assert "proxy.test" not in re.sub(r"(?m)^\+Acquire.*$", "", done.stdout)
-    for unit in ("prefect-server", "prefect-worker", "biocirv-migrations"):
+    for unit in ("prefect-server", "prefect-server-schema", "prefect-worker"):
         assert f"/etc/biocirv/{unit}.env" in done.stdout
 
 
