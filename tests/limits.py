@@ -70,5 +70,6 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = START, *,
     deadline = time.monotonic() + patience
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {patience:.0f} seconds: {what}"
+        # Between two questions, which may cost the machine a process each; never in the place of one.
         time.sleep(poll)
     return value

@@ -85,8 +85,8 @@ class Suite:
 
     def _run(self, part: Part) -> Result:
         running = Running(part, self._expected(part, quick=self._quick) * limits.slowness())
-        self._screen.begin(running)
         result = Result(part.name)
+        self._screen.begin(running)
         broken = [name for name in part.after if name in self.results and self.results[name].failed]
         if broken:
             result.failures.append(Failure("not run", f"it needs {' and '.join(broken)}, which failed"))
@@ -96,7 +96,11 @@ class Suite:
             for old in directory.iterdir():
                 old.unlink()
             for step in part.steps:
-                self._step(part, step, running, directory, result)
+                try:
+                    self._step(part, step, running, directory, result)
+                # Its program is not there. A lane that ended here would leave the other one waiting for this part.
+                except OSError as error:
+                    result.failures.append(Failure(step.name, str(error)))
         result.seconds = running.seconds
         self._screen.end(running, result)
         return result

@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from tests.suite import run, screen
+from tests.suite.parts import Part, Step
 from tests.suite.results import Result, reason, shortened
 
 CONVERGE = """\
@@ -62,6 +66,28 @@ def test_a_test_whose_fixture_fails_at_its_end_failed(tmp_path: Path) -> None:
     assert result.add_record(record) == 3
     assert (result.passed, result.failed, result.skipped) == (1, 1, 1)
     assert result.failures[0].name == "a (teardown)"
+
+
+def test_a_part_whose_program_is_not_there_fails_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "DIRECTORY", tmp_path)
+    parts = [
+        Part("broken", "nothing", (Step("step", ("no-such-program",)),), 2),
+        Part("sound", "nothing", (Step("step", ("true",)),), 1),
+        Part("later", "nothing", (Step("step", ("true",)),), 1, after=("broken",)),
+    ]
+    with screen.screen(screen.console(), parts) as progress:
+        suite = run.Suite(parts, progress, quick=False)
+        suite.run()
+
+    assert {name: (result.passed, result.failed) for name, result in suite.results.items()} == {
+        "broken": (0, 1),
+        "sound": (1, 0),
+        "later": (0, 1),
+    }
+    assert "no-such-program" in suite.results["broken"].failures[0].message
+    assert "it needs broken" in suite.results["later"].failures[0].message
 
 
 def test_a_long_message_keeps_its_beginning_and_its_end() -> None:

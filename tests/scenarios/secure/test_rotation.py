@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import limits
+from tests.scenarios.secure.conftest import LOGINS
 
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
     from tests.scenarios.secure.conftest import Platform
 
 ROTATE = "playbooks/rotate_secrets.yml"
-LOGINS = {
-    "biocirv_user": "biocirv_db_password",
-    "biocirv_migrations": "biocirv_migrations_password",
-    "biocirv_reader": "biocirv_reader_password",
-    "biocirv_monitor": "biocirv_monitor_password",
-    "prefect_user": "prefect_db_password",
-}
 DATABASES = {"prefect_user": "prefect_db"}
 RUNS = 3
 # What a flow run that was lost would end in, or stay in.
