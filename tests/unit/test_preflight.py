@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
@@ -238,3 +240,16 @@ def test_an_own_authority_without_its_key_is_told(preflight: ModuleType, provide
 def test_a_host_named_like_another_key_is_told(preflight: ModuleType, tmp_path: Path, host: str) -> None:
     (problem,) = preflight.certificate_problems(tmp_path, host, None, "internal", NOW)
     assert "Rename the host" in problem
+
+
+def test_an_operator_s_variable_is_told_and_not_those_made_of_it(preflight: ModuleType) -> None:
+    specs = preflight.read_specs(Path(__file__).parents[2] / "roles")
+    assert next(iter(specs)) == preflight.INVENTORY
+    own = trust_as_template("{{ nowhere }}")
+    wired = trust_as_template("{{ database_port }}")
+    variables = {"database_port": own, "backup_port": wired, "postgresql_port": wired}
+    action = preflight.ActionModule.__new__(preflight.ActionModule)
+    action._templar = Templar(loader=DataLoader(), variables=variables)
+    problems = [problem for problem in action.variable_problems(specs, variables) if "nowhere" in problem]
+    (problem,) = problems
+    assert problem.startswith("database_port (role base (inventory)): ")

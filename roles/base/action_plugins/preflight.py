@@ -33,6 +33,9 @@ LEAST_DAYS = 14
 # Roles that other roles include, with arguments of theirs: no inventory sets their variables.
 INTERNAL = ("managed_files", "systemd_unit")
 
+# The entry point whose variables an inventory must set.
+INVENTORY = "base (inventory)"
+
 # What the roles ask of a host's facts; more would take longer.
 FACTS = ["!all", "!min", "distribution", "platform", "python", "service_mgr"]
 
@@ -280,7 +283,7 @@ def verifies(leaf: x509.Certificate, between: list[x509.Certificate], authoritie
 
 
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
-    """Return the options of every role's entry points, as "role" or "role (entry point)" -> options."""
+    """Return the options of every role's entry points, as "role" or "role (entry point)" -> options; INVENTORY first."""
     specs: dict[str, dict[str, Any]] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
         role = path.parent.parent.name
@@ -288,7 +291,8 @@ def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
             continue
         for entry, spec in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].items():
             specs[role if entry == "main" else f"{role} ({entry})"] = spec.get("options", {})
-    return specs
+    # First what an operator writes: a role's variable that is made of it repeats its errors.
+    return dict(sorted(specs.items(), key=lambda item: item[0] != INVENTORY))
 
 
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
@@ -390,7 +394,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
                 except AnsibleError as error:
                     untemplatable.add(name)
                     # A wired variable repeats the problem of the operator's variable that it is made of.
-                    if str(error) not in told and not any(own in str(error) for own in specs["base (inventory)"]):
+                    if str(error) not in told and not any(own in str(error) for own in specs[INVENTORY]):
                         problems.append(f"{name} (role {role}): {error}")
                     told.add(str(error))
                 else:
