@@ -28,7 +28,7 @@ def page() -> str:
     """Return the page's text."""
     wired = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text(encoding="utf-8"))
     lines = [HEAD, "## What every inventory sets", ""]
-    lines += table(specs("base")["inventory"]["options"])
+    lines += table(specs("preflight")["inventory"]["options"])
     for role in sorted(path.name for path in (ROOT / "roles").iterdir()):
         main = specs(role)["main"]
         options = {name: option for name, option in main.get("options", {}).items() if name not in wired}

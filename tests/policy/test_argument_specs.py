@@ -70,7 +70,7 @@ def test_wiring_holds_mappings_only() -> None:
     """Each value is made of variables that something sets: a default here would override what an inventory says."""
     wiring = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text(encoding="utf-8"))
     roles_variables = {name for role in ROLES for name in options(role)}
-    given = set(load("base", "meta/argument_specs.yml")["argument_specs"]["inventory"]["options"]) | FACTS
+    given = set(load("preflight", "meta/argument_specs.yml")["argument_specs"]["inventory"]["options"]) | FACTS
     private = {name for name in wiring if name.startswith("__")}
     assert wiring.keys() - private <= roles_variables
 

@@ -16,7 +16,7 @@ INVENTORIES = sorted(path.parent for path in (ROOT / "inventory").glob("*/hosts.
 @pytest.fixture(scope="module")
 def preflight(load_plugin: Callable[[str], ModuleType]) -> ModuleType:
     """Return the action that checks an inventory with a host, as a module."""
-    return load_plugin("base/action_plugins/preflight.py")
+    return load_plugin("preflight/action_plugins/preflight.py")
 
 
 def test_a_copy_of_an_example_is_its_own() -> None:
@@ -40,7 +40,7 @@ def test_every_inventory_is_complete(preflight: ModuleType, inventory: Path) -> 
     groups = {name: group["hosts"] for name, group in listing.items() if "hosts" in group}
     specs = preflight.read_specs(ROOT / "roles")
     known = {name for options in specs.values() for name in options}
-    required = {name for name, option in specs["base (inventory)"].items() if option.get("required")}
+    required = {name for name, option in specs["preflight (inventory)"].items() if option.get("required")}
 
     assert preflight.group_problems(groups, []) == []
     for host, variables in listing["_meta"]["hostvars"].items():

@@ -130,10 +130,10 @@ def foreign(directory: Path, host: str) -> Issued:
 
 def judge(load_plugin: Callable[[str], ModuleType], directory: Path) -> str:
     """Return why the role would make the certificate of the host db again, or nothing."""
-    look = load_plugin("tls/action_plugins/tls_look.py")
+    look = load_plugin("tls/action_plugins/tls_certificates.py")
     authority = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
     lifetimes = look.Lifetimes(days=365, renewal_days=90, authority_days=3650)
-    return str(look.judge_certificate(directory, "db", NAMES["db"], authority, lifetimes, datetime.now(UTC)))
+    return str(look.certificate_reason(directory, "db", NAMES["db"], authority, lifetimes, datetime.now(UTC)))
 
 
 def run(directory: Path, *arguments: str, names: dict[str, list[str]] = NAMES, **variables: object) -> dict[str, int]:
@@ -303,7 +303,7 @@ def test_an_authority_without_its_key_is_never_replaced(made: Path, wrong: str) 
     if wrong == "another":
         shutil.copy(made / "db.key", made / "ca.key")
     before = contents(made)
-    with pytest.raises(RuntimeError, match=r"restore .*ca\.key"):
+    with pytest.raises(RuntimeError, match=r"ca\.key.*: restore the key"):
         run(made)
     assert replaced(before, made) == set()
 

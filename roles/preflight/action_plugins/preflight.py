@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,6 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
 GROUPS = ("database", "prefect_server", "prefect_worker")
@@ -27,14 +22,11 @@ SINGLE = {
     "prefect_server": "without Redis each of them would schedule every run and fire every automation",
 }
 
-# A provided certificate with less left than this is a problem: nothing but its owner renews it. Days.
-LEAST_DAYS = 14
-
 # Roles that other roles include, with arguments of theirs: no inventory sets their variables.
 INTERNAL = ("managed_files", "systemd_unit")
 
 # The entry point whose variables an inventory must set.
-INVENTORY = "base (inventory)"
+INVENTORY = "preflight (inventory)"
 
 # What the roles ask of a host's facts; more would take longer.
 FACTS = ["!all", "!min", "distribution", "platform", "python", "service_mgr"]
@@ -84,7 +76,8 @@ def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[
         near = difflib.get_close_matches(name, GROUPS, n=1)
         hint = f"did you mean {near[0]!r}? If not" if near else "if it is yours"
         problems.append(
-            f"group {name!r} of the inventory is not one of {', '.join(GROUPS)}: {hint}, add it to base_other_groups."
+            f"group {name!r} of the inventory is not one of {', '.join(GROUPS)}: {hint}, add it to "
+            "preflight_other_groups."
         )
     problems += [
         f"group {name!r} has no host: name at least one in the inventory." for name in GROUPS if not groups.get(name)
@@ -127,11 +120,11 @@ def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Ma
     if probe.get("memory", 0) < limits["memory"]:
         problems.append(
             f"{probe.get('memory', 0)} MB of memory are less than {limits['memory']} MB: give the host more, "
-            "or lower base_minimum_memory_mb."
+            "or lower preflight_minimum_memory_mb."
         )
     problems += [
         f"{probe.get(path, 0)} MB free on the file system of {path} are less than {limits['disk']} MB: free some, "
-        "or lower base_minimum_disk_mb."
+        "or lower preflight_minimum_disk_mb."
         for path in ("/opt", "/var")
         if probe.get(path, 0) < limits["disk"]
     ]
@@ -157,133 +150,8 @@ def value_problems(url: object, encryption_key: object) -> list[str]:
     return problems
 
 
-def certificate_problems(
-    directory: Path, host: str, names: Iterable[str] | None, mode: str, now: datetime
-) -> list[str]:
-    """Return what is wrong with the files of the controller that a host's TLS needs.
-
-    names: names and addresses that the certificate must hold, None for any; mode: tls_mode; now: with a time zone.
-    """
-    authority, key = directory / "ca.crt", directory / "ca.key"
-    if host in ("ca", "acme-account"):
-        return [f"no host can be named {host!r}: {host}.key in {directory} is another key's file. Rename the host."]
-    if mode != "provided":
-        # A new key would be another authority, while hosts and people go on trusting this one.
-        if authority.exists() and not key.exists():
-            return [f"{authority} is there without {key}: restore the key, or remove {directory} for a new authority."]
-        return []
-
-    problems: list[str] = []
-    authorities = read_certificates(authority, problems)
-    own_key = read_public_key(directory / f"{host}.key", problems)
-    own = directory / f"{host}.crt"
-    chain = read_certificates(own, problems)
-    for path, certificates in ((authority, authorities), (own, chain)):
-        for certificate in certificates:
-            problems += period_problems(path, certificate, now)
-    if not chain:
-        return problems
-    if own_key and own_key != public_key(chain[0]):
-        problems.append(
-            f"{directory / f'{host}.key'} is not the key of {own}: put the one there that the certificate was asked "
-            "for with. The host's own certificate is the first of its file."
-        )
-    if missing := sorted(name for name in names or () if not holds(chain[0], name)):
-        problems.append(f"{own} does not hold {', '.join(missing)}: get one with all of tls_names.")
-    roots = [certificate for certificate in authorities if certificate.subject == certificate.issuer]
-    between = [certificate for certificate in authorities if certificate not in roots]
-    if authorities and not verifies(chain[0], chain[1:] + between, roots):
-        problems.append(
-            f"{own} does not verify against {authority} (issuer: {chain[0].issuer.rfc4514_string()}): put the root "
-            f"it goes back to into ca.crt, and the authorities between the two into {own.name}, after the host's own."
-        )
-    return problems
-
-
-def read_certificates(path: Path, problems: list[str]) -> list[x509.Certificate]:
-    """Return a PEM file's certificates; where there is none, add why to the problems."""
-    try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        problems.append(f"{path} cannot be read ({error.strerror}): put it there, as tls_mode is 'provided'.")
-    except ValueError:
-        problems.append(f"{path} is not a certificate in PEM format: replace it, or convert it with openssl.")
-    return []
-
-
-def read_public_key(path: Path, problems: list[str]) -> bytes | None:
-    """Return the public half of a PEM file's private key; where there is none, add why to the problems."""
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        problems.append(f"{path} cannot be read ({error.strerror}): put it there, as tls_mode is 'provided'.")
-    except TypeError:
-        problems.append(f"{path} has a passphrase, which services that start alone cannot give: take it away.")
-    except (ValueError, UnsupportedAlgorithm):
-        problems.append(f"{path} is not a private key in PEM format: replace it, or convert it with openssl.")
-    else:
-        return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return None
-
-
-def public_key(certificate: x509.Certificate) -> bytes:
-    """Return a certificate's public key."""
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def period_problems(path: Path, certificate: x509.Certificate, now: datetime) -> list[str]:
-    """Return what is wrong with the time for which a certificate is valid."""
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    what = f"{path} ({certificate.subject.rfc4514_string()})"
-    if now < begin:
-        return [f"{what} is not valid before {begin:%Y-%m-%d %H:%M} UTC: wait, or correct this machine's clock."]
-    if now > end:
-        return [f"{what} expired on {end:%Y-%m-%d}: replace it."]
-    if end - now < timedelta(days=LEAST_DAYS):
-        return [f"{what} ends on {end:%Y-%m-%d}, in less than {LEAST_DAYS} days: replace it."]
-    return []
-
-
-def holds(certificate: x509.Certificate, name: str) -> bool:
-    """Return whether clients take a certificate for one of this name or address."""
-    try:
-        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return False
-    try:
-        return ipaddress.ip_address(name) in held.get_values_for_type(x509.IPAddress)
-    except ValueError:
-        own = (name if name.isascii() else name.encode("idna").decode()).lower()
-        # A wildcard stands for one label, the first.
-        wildcard = f"*.{own.partition('.')[2]}"
-        return not {own, wildcard}.isdisjoint(value.lower() for value in held.get_values_for_type(x509.DNSName))
-
-
-def verifies(leaf: x509.Certificate, between: list[x509.Certificate], authorities: list[x509.Certificate]) -> bool:
-    """Return whether a chain of signatures leads from a certificate to an authority.
-
-    Only authorities may issue; a certificate that is trusted as it is needs none. cryptography's own verifier asks for
-    more, and refuses authorities of organisations that PostgreSQL and nginx accept.
-    """
-
-    def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-        try:
-            certificate.verify_directly_issued_by(issuer)
-            return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound):
-            return False
-
-    if leaf in authorities or any(issued(leaf, authority) for authority in authorities):
-        return True
-    # Each once, so that it ends.
-    return any(
-        issued(leaf, issuer) and verifies(issuer, between[:index] + between[index + 1 :], authorities)
-        for index, issuer in enumerate(between)
-    )
-
-
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
-    """Return the options of every role's entry points, as "role" or "role (entry point)" -> options; INVENTORY first."""
+    """Return the options of every role's entry points, by "role" or "role (entry point)"; those of INVENTORY first."""
     specs: dict[str, dict[str, Any]] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
         role = path.parent.parent.name
@@ -298,7 +166,8 @@ def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
     """Fails with the list of all problems found; sets the host's facts.
 
-    Takes `roles`, the directory whose argument specs are checked, and `unreachable_advice`.
+    Takes `roles`, the directory whose argument specs are checked, `unreachable_advice`, and `other_problems`, which
+    roles found themselves.
     """
 
     _requires_connection = True
@@ -327,7 +196,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         facts |= {f"ansible_{name}": found for name, found in lists.items()}
         result["ansible_facts"] = facts
 
-        problems = group_problems(variables["groups"], variables.get("base_other_groups") or [])
+        problems = group_problems(variables["groups"], variables.get("preflight_other_groups") or [])
         specs = read_specs(Path(self._task.args["roles"]))
         problems += name_problems(
             variables, {name for options in specs.values() for name in options}, {role.split()[0] for role in specs}
@@ -339,25 +208,10 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         problems += value_problems(
             self.value("prefect_api_url", variables), self.value("prefect_encryption_key", variables)
         )
-        directory, names = self.value("tls_directory", variables), self.value("tls_names", variables)
-        mode = self.value("tls_mode", variables) or "internal"
-        if directory:
-            problems += certificate_problems(
-                Path(directory).expanduser(),
-                variables["inventory_hostname"],
-                [str(name) for name in names] if isinstance(names, list) else None,
-                mode,
-                datetime.now(UTC),
-            )
-        if mode == "acme" and variables["inventory_hostname"] in variables["groups"].get("prefect_server", []):
-            problems += [
-                f"{name} is not set: tls_mode acme needs it (`ansible-doc -t role tls` describes it)."
-                for name in ("tls_acme_directory", "tls_acme_names")
-                if not self.value(name, variables)
-            ]
+        problems += self._task.args["other_problems"]
         limits = {
-            "memory": int(self._templar.template(variables["base_minimum_memory_mb"])),
-            "disk": int(self._templar.template(variables["base_minimum_disk_mb"])),
+            "memory": int(self._templar.template(variables["preflight_minimum_memory_mb"])),
+            "disk": int(self._templar.template(variables["preflight_minimum_disk_mb"])),
         }
         problems += host_problems(
             {name.removeprefix("ansible_"): value for name, value in facts.items()}, probe, limits

@@ -1,0 +1,332 @@
+"""Action that checks the certificate authority's and a host's TLS files on the controller, and writes nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+# Hosts of these names would have the authority's or the ACME account's key for theirs.
+TAKEN = ("ca", "acme-account")
+
+# A provided certificate with less left than this is a problem: nothing but its owner renews it. Days.
+LEAST_DAYS = 14
+
+
+class Lifetimes(NamedTuple):
+    """Days: a host's certificate is valid, it is renewed before its end, and the authority's certificate is valid."""
+
+    days: int
+    renewal_days: int
+    authority_days: int
+
+
+def name_of(text: str) -> x509.GeneralName:
+    """Return a name or address as certificates hold it; names beyond ASCII in punycode."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName((text if text.isascii() else text.encode("idna").decode()).lower())
+
+
+def alternative_names(names: Iterable[str]) -> list[str]:
+    """Return names as community.crypto takes them, without duplicates: `DNS:db` or `IP:192.0.2.1`."""
+    kinds = {x509.DNSName: "DNS", x509.IPAddress: "IP"}
+    return list(dict.fromkeys(f"{kinds[type(name)]}:{name.value}" for name in map(name_of, names)))
+
+
+def held_names(certificate: x509.Certificate) -> set[x509.GeneralName]:
+    """Return the names and addresses that a certificate holds."""
+    try:
+        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return {x509.DNSName(name.value.lower()) if isinstance(name, x509.DNSName) else name for name in held}
+
+
+def holds(certificate: x509.Certificate, text: str) -> bool:
+    """Return whether clients accept a certificate for this name or address."""
+    name, held = name_of(text), held_names(certificate)
+    # A wildcard stands for one label, the first.
+    wildcard = {x509.DNSName(f"*.{name.value.partition('.')[2]}")} if isinstance(name, x509.DNSName) else set()
+    return not held.isdisjoint({name} | wildcard)
+
+
+def read_certificates(path: Path) -> tuple[list[x509.Certificate], str]:
+    """Return a PEM file's certificates, and what is wrong with the file (empty: nothing)."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes()), ""
+    except OSError as error:
+        return [], f"{path} cannot be read ({error.strerror}): put it there, as tls_mode is 'provided'."
+    except ValueError:
+        return [], f"{path} is not a certificate in PEM format: replace it, or convert it with openssl."
+
+
+def read_key(path: Path) -> tuple[bytes | None, str]:
+    """Return the public half of a PEM file's private key, and what is wrong with the file (empty: nothing)."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        return None, f"{path} cannot be read ({error.strerror}): put it there, as tls_mode is 'provided'."
+    except TypeError:
+        return None, f"{path} has a passphrase, which services that start unattended cannot give: remove it."
+    except (ValueError, UnsupportedAlgorithm):
+        return None, f"{path} is not a private key in PEM format: replace it, or convert it with openssl."
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), ""
+
+
+def public_key(certificate: x509.Certificate) -> bytes:
+    """Return a certificate's public key."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def verifies(leaf: x509.Certificate, between: list[x509.Certificate], authorities: list[x509.Certificate]) -> bool:
+    """Return whether a chain of signatures leads from a certificate to an authority.
+
+    Only authorities may issue; a certificate that is trusted as it is needs none. cryptography's own verifier asks for
+    more, and refuses authorities of organisations that PostgreSQL and nginx accept.
+    """
+
+    def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+            return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound):
+            return False
+
+    if leaf in authorities or any(issued(leaf, authority) for authority in authorities):
+        return True
+    # Each once, so that it ends.
+    return any(
+        issued(leaf, issuer) and verifies(issuer, between[:index] + between[index + 1 :], authorities)
+        for index, issuer in enumerate(between)
+    )
+
+
+def period_problems(path: Path, certificate: x509.Certificate, now: datetime) -> list[str]:
+    """Return what is wrong with the period for which a provided certificate is valid."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    what = f"{path} ({certificate.subject.rfc4514_string()})"
+    if now < begin:
+        return [f"{what} is not valid before {begin:%Y-%m-%d %H:%M} UTC: wait, or correct this machine's clock."]
+    if now > end:
+        return [f"{what} expired on {end:%Y-%m-%d}: replace it."]
+    if end - now < timedelta(days=LEAST_DAYS):
+        return [f"{what} ends on {end:%Y-%m-%d}, in less than {LEAST_DAYS} days: replace it."]
+    return []
+
+
+def provided_problems(directory: Path, host: str, names: Iterable[str] | None, now: datetime) -> list[str]:
+    """Return what is wrong with the files that an operator provides.
+
+    names: names and addresses that the certificate must hold, None for any; now: with a time zone.
+    """
+    authority, own = directory / "ca.crt", directory / f"{host}.crt"
+    authorities, authority_problem = read_certificates(authority)
+    key, key_problem = read_key(directory / f"{host}.key")
+    chain, chain_problem = read_certificates(own)
+    problems = [problem for problem in (authority_problem, key_problem, chain_problem) if problem]
+    for path, certificates in ((authority, authorities), (own, chain)):
+        for certificate in certificates:
+            problems += period_problems(path, certificate, now)
+    if not chain:
+        return problems
+    if key and key != public_key(chain[0]):
+        problems.append(
+            f"{directory / f'{host}.key'} is not the key of {own}: put the key there with which the certificate was "
+            "requested. The host's own certificate is the first of its file."
+        )
+    if missing := sorted(name for name in names or () if not holds(chain[0], name)):
+        problems.append(f"{own} does not hold {', '.join(missing)}: get one with all of tls_names.")
+    roots = [certificate for certificate in authorities if certificate.subject == certificate.issuer]
+    between = [certificate for certificate in authorities if certificate not in roots]
+    if authorities and not verifies(chain[0], chain[1:] + between, roots):
+        problems.append(
+            f"{own} does not verify against {authority} (issuer: {chain[0].issuer.rfc4514_string()}): put the root "
+            f"certificate into ca.crt, and the intermediate ones into {own.name}, after the host's own."
+        )
+    return problems
+
+
+def authority_problems(directory: Path) -> list[str]:
+    """Return why the inventory's own authority cannot issue.
+
+    A new key would be another authority, while hosts and people go on trusting the one that is there.
+    """
+    path, certificate = directory / "ca.key", directory / "ca.crt"
+    restore = f"restore the key, or remove {directory} to make a new authority with all certificates."
+    if not path.exists():
+        return [f"{certificate} is there without {path}: {restore}"] if certificate.exists() else []
+    key, problem = read_key(path)
+    if problem:
+        return [f"{path} cannot be read as a PEM key without passphrase: {restore}"]
+    authorities, _ = read_certificates(certificate)
+    if authorities and public_key(authorities[0]) != key:
+        return [f"{path} is not the key of {certificate}: {restore}"]
+    return []
+
+
+def lifetime_problems(lifetimes: Lifetimes) -> list[str]:
+    """Return which lifetimes contradict each other."""
+    problems = []
+    if lifetimes.renewal_days >= lifetimes.days:
+        problems.append("tls_renewal_days must be less than tls_days, or each converge would renew every certificate.")
+    if lifetimes.authority_days <= lifetimes.days + lifetimes.renewal_days:
+        problems.append("tls_authority_days must be more than tls_days and tls_renewal_days together.")
+    return problems
+
+
+def certificate_problems(
+    directory: Path, host: str, names: Iterable[str] | None, mode: str, now: datetime
+) -> list[str]:
+    """Return what is wrong with the files of the controller that a host's TLS needs, and that no converge can mend.
+
+    names: names and addresses that the certificate must hold, None for any; mode: tls_mode; now: with a time zone.
+    """
+    if host in TAKEN:
+        return [f"no host can be named {host!r}: {host}.key in {directory} is another key's file. Rename the host."]
+    return provided_problems(directory, host, names, now) if mode == "provided" else authority_problems(directory)
+
+
+def ends_soon(certificate: x509.Certificate, days: int, now: datetime) -> str:
+    """Return that a certificate has fewer days left than these, or nothing."""
+    end = certificate.not_valid_after_utc
+    return f"it ends on {end:%Y-%m-%d}, in fewer than {days} days" if end - now < timedelta(days=days) else ""
+
+
+def authority_reason(
+    directory: Path, lifetimes: Lifetimes, now: datetime
+) -> tuple[str, x509.Certificate | None, list[dict[str, str]]]:
+    """Return why the authority's certificate must be issued (or nothing), the one there is, and its subject."""
+    if not (directory / "ca.key").exists():
+        return "there is none", None, []
+    certificates, problem = read_certificates(directory / "ca.crt")
+    if problem:
+        return "it is missing, or cannot be read", None, []
+    subject = [{attribute.oid.dotted_string: str(attribute.value)} for attribute in certificates[0].subject]
+    # A host's certificate that is issued today must not outlive its authority.
+    return ends_soon(certificates[0], lifetimes.days + lifetimes.renewal_days, now), certificates[0], subject
+
+
+def certificate_reason(
+    directory: Path,
+    host: str,
+    names: Iterable[str],
+    authority: x509.Certificate | None,
+    lifetimes: Lifetimes,
+    now: datetime,
+) -> str:
+    """Return why a host's certificate must be issued, or nothing."""
+    certificates, problem = read_certificates(directory / f"{host}.crt")
+    if problem:
+        return "it is missing, or cannot be read"
+    certificate = certificates[0]
+    if authority is None:
+        return "it has no authority"
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, TypeError, ValueError):
+        return "another authority issued it"
+    if read_key(directory / f"{host}.key")[0] != public_key(certificate):
+        return "its key is missing, or another one's"
+    if held_names(certificate) != set(map(name_of, names)):
+        return "its names are not those of tls_names"
+    if now < certificate.not_valid_before_utc:
+        return f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+    return ends_soon(certificate, lifetimes.renewal_days, now)
+
+
+def wrong_modes(directory: Path, host: str) -> list[dict[str, str]]:
+    """Return the files whose mode is not what it should be, each with its right one."""
+    right = {
+        directory: 0o700,
+        directory / "ca.key": 0o600,
+        directory / "ca.crt": 0o644,
+        directory / f"{host}.key": 0o600,
+        directory / f"{host}.crt": 0o644,
+    }
+    return [
+        {"path": str(path), "mode": f"{mode:04o}"}
+        for path, mode in right.items()
+        if path.exists() and path.stat().st_mode & 0o7777 != mode
+    ]
+
+
+class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
+    """Returns `problems`, which only a person can solve, and why certificates must be issued.
+
+    Reads the role's variables by itself, because preflight reports also where some of them cannot be templated. With
+    `report: true` it only returns; otherwise a problem is a failure, and in check mode it reports as its own the change
+    that the next tasks would make. `authority` and `certificate` say why each must be issued (empty: it need not).
+    """
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run as an Ansible action."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        values = {
+            name: self.value(f"tls_{name}", variables)
+            for name in ("directory", "mode", "names", "acme_directory", "acme_names", *Lifetimes._fields)
+        }
+        host, now = variables["inventory_hostname"], datetime.now(UTC)
+        mode = values["mode"] or "internal"
+        names = [str(name) for name in values["names"]] if isinstance(values["names"], list) else None
+        problems = []
+        if values["directory"]:
+            directory = Path(values["directory"]).expanduser()
+            problems += certificate_problems(directory, host, names, mode, now)
+        if names == []:
+            problems.append("tls_names is empty: list the names and addresses under which clients reach the host.")
+        try:
+            lifetimes = Lifetimes(*(int(values[name]) for name in Lifetimes._fields))
+            problems += lifetime_problems(lifetimes)
+        except (TypeError, ValueError):
+            # Preflight validates each variable's type.
+            lifetimes = None
+        if mode == "acme" and host in variables["groups"].get("prefect_server", []):
+            problems += [
+                f"{name} is not set: tls_mode acme needs it (`ansible-doc -t role tls` describes it)."
+                for name in ("tls_acme_directory", "tls_acme_names")
+                if not values[name.removeprefix("tls_")]
+            ]
+        result["problems"] = problems
+        if self._task.args.get("report"):
+            return result
+        if problems:
+            return {**result, "failed": True, "msg": "\n".join(problems)}
+        if names is None or lifetimes is None or not values["directory"]:
+            raise AnsibleError("tls_directory, tls_names and the lifetimes of certificates must be set.")
+
+        authority, present, subject = authority_reason(directory, lifetimes, now)
+        certificate = certificate_reason(directory, host, names, present, lifetimes, now)
+        changes = [
+            f"{file}: {reason}\n" for file, reason in (("ca.crt", authority), (f"{host}.crt", certificate)) if reason
+        ]
+        return {
+            **result,
+            "authority": authority,
+            "subject": subject,
+            "certificate": certificate,
+            "names": alternative_names(names),
+            "modes": wrong_modes(directory, host),
+            "changed": bool(self._task.check_mode and changes),
+            "diff": {"before": "", "after": "".join(changes)} if changes else {},
+        }
+
+    def value(self, name: str, variables: dict[str, Any]) -> Any:  # noqa: ANN401 - a variable
+        """Return a variable's value; None where it has none, or cannot be templated, which preflight reports."""
+        try:
+            return self._templar.template(variables.get(name))
+        except AnsibleError:
+            return None
