@@ -50,11 +50,11 @@ rollback: $(VENV)/controller ## let the release before (or TO=id) serve again; C
 release-archive: $(VENV)/controller ## build this checkout and write it, with its environment, to one FILE=
 	@$(PLAY) playbooks/release_archive.yml --extra-vars release_archive_file=$(abspath $(or $(FILE),biocirv.release))
 
-restart-services: $(VENV)/controller ## restart Prefect's server and workers
+restart-services: $(VENV)/controller ## restart or reload each service; flow runs go on
 	@$(PLAY) playbooks/restart.yml
 
 restart-prefect-worker: $(VENV)/controller ## restart the workers only
-	@$(PLAY) playbooks/restart.yml --tags worker
+	@$(PLAY) playbooks/restart.yml --extra-vars restart_units=prefect-worker.service
 
 ##@ Looking and working
 .PHONY: service-status status self-check login audit rotate-secrets service-logs logs run-etl deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
@@ -80,7 +80,7 @@ rotate-secrets: $(VENV)/controller ## new secrets, all or ONLY=name,name, while 
 	@$(PLAY) playbooks/rotate_secrets.yml $(if $(ONLY),--extra-vars rotate_secrets=$(ONLY))
 
 service-logs: $(VENV)/controller ## the services' journal; FOLLOW=1 follows it, UNIT=name shows one
-	@$(ON) all journalctl --no-hostname $(if $(FOLLOW),--follow,--no-pager) --lines 200 $(or $(UNIT:%=--unit %),--unit 'prefect-*' --unit 'biocirv-*' --unit nginx --identifier postgres)
+	@$(ON) --journal "$(UNIT)" all $(if $(FOLLOW),--follow,--no-pager) --lines 200
 
 logs: service-logs ## the same
 

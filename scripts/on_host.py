@@ -12,7 +12,12 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+SERVICES = Path(__file__).parents[1] / "playbooks/group_vars/all/services.yml"
 
 
 def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
@@ -35,9 +40,27 @@ def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
     return hosts[0], variables.get(hosts[0], {})
 
 
-def in_unit(unit: str, command: list[str], *, terminal: bool) -> list[str]:
-    """Return the command as a service of its own with the account, environment and release of a unit."""
-    user = {"prefect-worker": "prefect-worker", "prefect-server": "prefect-server"}.get(unit, "biocirv")
+def services(variables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the platform's list of services, with those that an inventory adds."""
+    listed: list[dict[str, Any]] = yaml.safe_load(SERVICES.read_text(encoding="utf-8"))["__platform_services"]
+    return [*listed, *variables.get("other_services", [])]
+
+
+def account_of(unit: str, listed: list[dict[str, Any]]) -> str:
+    """Return the account of a unit, which is named without its suffix.
+
+    Raises SystemExit with those that there are, where no service of that name has an account.
+    """
+    accounts = {
+        service["unit"].removesuffix(".service"): service["account"] for service in listed if "account" in service
+    }
+    if unit not in accounts:
+        sys.exit(f"No service {unit!r} with an account of its own: choose one of {', '.join(accounts)}.")
+    return str(accounts[unit])
+
+
+def in_unit(unit: str, user: str, command: list[str], *, terminal: bool) -> list[str]:
+    """Return the command as a service of its own with the environment, release and account, `user`, of a unit."""
     return [
         "systemd-run",
         "--quiet",
@@ -82,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--inventory", required=True, help="Ansible inventory")
     parser.add_argument("--unit", help="run with this unit's account and environment")
+    parser.add_argument("--journal", metavar="UNIT", help="show the journal of this unit; empty: of every service")
     parser.add_argument("group", help="group whose first host is meant, or all")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="command and its arguments")
     arguments = parser.parse_args()
@@ -89,7 +113,11 @@ def main() -> None:
     name, variables = host_of(arguments.inventory, arguments.group)
     command = arguments.command
     if arguments.unit:
-        command = in_unit(arguments.unit, command, terminal=terminal)
+        user = account_of(arguments.unit, services(variables))
+        command = in_unit(arguments.unit, user, command, terminal=terminal)
+    if arguments.journal is not None:
+        units = [arguments.journal] if arguments.journal else [each["unit"] for each in services(variables)]
+        command = ["journalctl", "--no-hostname", *command, *(f"--unit={unit}" for unit in units)]
     argv = transport(name, variables, command, terminal=terminal)
     os.execvp(argv[0], argv)  # noqa: S606 - the point is to become that program, without a shell between
 

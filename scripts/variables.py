@@ -26,7 +26,7 @@ inventory's `group_vars/`; those that every inventory must set are in `inventory
 
 def page() -> str:
     """Return the page's text."""
-    wired = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text(encoding="utf-8"))
+    wired = yaml.safe_load((ROOT / "playbooks/group_vars/all/wiring.yml").read_text(encoding="utf-8"))
     lines = [HEAD, "## What every inventory sets", ""]
     lines += table(specs("preflight")["inventory"]["options"])
     for role in sorted(path.name for path in (ROOT / "roles").iterdir()):

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import limits
+from tests import limits, services
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from tests.host.conftest import Inventory
 
-JOURNAL = (
-    "journalctl --no-pager --no-hostname --output short-precise --lines 40"
-    " --unit 'prefect-*' --unit 'biocirv-*' --unit nginx --unit 'postgresql@*'"
-)
+JOURNAL = f"journalctl --no-pager --no-hostname --output short-precise --lines 40 {services.JOURNAL}"
 
 
 def _record(**entry: object) -> None:

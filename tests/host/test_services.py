@@ -7,12 +7,16 @@ import pytest
 from testinfra.host import Host
 
 from tests.host.conftest import properties
+from tests.services import entry, units
 
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
-UNITS = ("prefect-server", "prefect-worker")
-PROXY = "nginx"
+RUNNING = units("service")
+# What runs from a release.
+UNITS = [unit for unit in RUNNING if "follows" in entry(unit)]
+# What this project sandboxes: Debian's PostgreSQL has a unit of its own.
+SANDBOXED = [unit for unit in units() if not unit.startswith("postgresql")]
 
 
 def test_systemd_has_no_failed_unit(server: Host) -> None:
@@ -21,23 +25,31 @@ def test_systemd_has_no_failed_unit(server: Host) -> None:
     )
 
 
-@pytest.mark.parametrize(("unit", "account"), [*zip(UNITS, UNITS, strict=True), (PROXY, "reverse-proxy")])
-def test_unit_runs_and_starts_at_boot(server: Host, worker: Host, unit: str, account: str) -> None:
-    host = worker if unit == "prefect-worker" else server
+def host_of(inventory: "Inventory", unit: str) -> Host:
+    """Return the first host that runs a unit."""
+    group = entry(unit)["group"]
+    return inventory.host("prefect_server" if group == "all" else group)
+
+
+@pytest.mark.parametrize("unit", RUNNING)
+def test_unit_runs_and_starts_at_boot(inventory: "Inventory", unit: str) -> None:
+    host = host_of(inventory, unit)
     shown = properties(host, unit, "ActiveState", "SubState", "UnitFileState", "User")
     assert shown == {
         "ActiveState": "active",
         "SubState": "running",
         "UnitFileState": "enabled",
-        "User": account,
+        "User": entry(unit)["account"],
     }, host.check_output("journalctl --unit %s --lines 30 --no-pager", unit)
 
 
-def test_target_is_started_with_all_services_and_at_boot(server: Host, worker: Host) -> None:
-    for host, units in ((server, {"nginx.service", "prefect-server.service"}), (worker, {"prefect-worker.service"})):
-        shown = properties(host, "biocirv.target", "ActiveState", "UnitFileState")
-        assert shown == {"ActiveState": "active", "UnitFileState": "enabled"}
-        assert units <= set(properties(host, "biocirv.target", "Wants")["Wants"].split())
+@pytest.mark.parametrize("group", ["prefect_server", "prefect_worker"])
+def test_target_is_started_with_all_services_and_at_boot(inventory: "Inventory", group: str) -> None:
+    shown = properties(inventory.host(group), "biocirv.target", "ActiveState", "UnitFileState", "Wants")
+    wanted = {f"{unit}.service" for unit in units("service", group=group)}
+    assert wanted
+    assert wanted <= set(shown.pop("Wants").split())
+    assert shown == {"ActiveState": "active", "UnitFileState": "enabled"}
 
 
 def test_postgresql_runs(database: Host) -> None:
@@ -59,9 +71,9 @@ def test_process_runs_from_the_current_release(request: pytest.FixtureRequest, u
     assert host.check_output("tr '\\0' ' ' < /proc/%s/cmdline", pid).startswith(f"{begins}/env/bin/python ")
 
 
-@pytest.mark.parametrize("unit", [*UNITS, "biocirv-migrations", "biocirv-deployments", "prefect-server-schema"])
-def test_environment_is_roots_alone_and_not_in_the_unit(server: Host, worker: Host, unit: str) -> None:
-    host = worker if unit == "prefect-worker" else server
+@pytest.mark.parametrize("unit", [*UNITS, *units("task")])
+def test_environment_is_roots_alone_and_not_in_the_unit(inventory: "Inventory", unit: str) -> None:
+    host = host_of(inventory, unit)
     environment = host.file(f"/etc/biocirv/{unit}.env")
     assert (environment.user, environment.group, environment.mode) == ("root", "root", 0o600)
     values = [line.partition("=")[2].strip("'\"") for line in environment.content_string.splitlines()]
@@ -72,11 +84,9 @@ def test_environment_is_roots_alone_and_not_in_the_unit(server: Host, worker: Ho
     assert not [secret for secret in secrets if secret in shown]
 
 
-@pytest.mark.parametrize(
-    "unit", [*UNITS, PROXY, "biocirv-migrations", "biocirv-deployments", "prefect-server-schema", "biocirv-firewall"]
-)
-def test_unit_is_sandboxed(server: Host, worker: Host, unit: str) -> None:
-    host = worker if unit == "prefect-worker" else server
+@pytest.mark.parametrize("unit", SANDBOXED)
+def test_unit_is_sandboxed(inventory: "Inventory", unit: str) -> None:
+    host = host_of(inventory, unit)
     verdict = host.check_output("systemd-analyze security --no-pager %s", unit).splitlines()[-1]
     exposure = float(verdict.split(":")[1].split()[0])
     assert exposure <= (2.5 if unit == "prefect-worker" else 2.0), verdict

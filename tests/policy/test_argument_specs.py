@@ -52,7 +52,7 @@ def test_the_page_of_variables_is_the_specs() -> None:
 
 
 # What neither an inventory nor the wiring sets: Ansible's own, and the facts of the release that is deployed.
-FACTS = {"group_names", "inventory_hostname", "lookup", "playbook_dir", "release_id", "release_manifest"}
+FACTS = {"group_names", "groups", "inventory_hostname", "lookup", "playbook_dir", "release_id", "release_manifest"}
 
 
 def names(value: object) -> set[str]:
@@ -68,7 +68,9 @@ def names(value: object) -> set[str]:
 
 def test_wiring_holds_mappings_only() -> None:
     """Each value is made of variables that something sets: a default here would override what an inventory says."""
-    wiring = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text(encoding="utf-8"))
+    wiring: dict[str, Any] = {}
+    for path in (ROOT / "playbooks/group_vars/all").iterdir():
+        wiring |= yaml.safe_load(path.read_text(encoding="utf-8"))
     roles_variables = {name for role in ROLES for name in options(role)}
     given = set(load("preflight", "meta/argument_specs.yml")["argument_specs"]["inventory"]["options"]) | FACTS
     private = {name for name in wiring if name.startswith("__")}

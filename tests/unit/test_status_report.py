@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from playbooks.filter_plugins.status import status_report
+from roles.status.filter_plugins.status import status_report
 
 SHOWN = """Id={unit}.service
 ActiveState={state}
@@ -34,6 +34,7 @@ def asked() -> dict[str, Any]:
     host = {
         "failure": "",
         "services": services,
+        "health": [],
         "disks": {"stdout": DISKS.format(percent=35)},
         "errors": {"stdout_lines": ["now FATAL: it", "   and more"]},
     }
@@ -133,7 +134,14 @@ def test_what_does_not_answer_hides_nothing_else() -> None:
         | {key: [] for key in ("workers", "counts", "runs", "rows")}
     )
     gone = {"unreachable": True, "msg": "No route\nto host"}
-    answers["hosts"]["two"] = {"failure": "", "services": gone, "disks": gone, "errors": gone, "release": {}}
+    answers["hosts"]["two"] = {
+        "failure": "",
+        "services": gone,
+        "health": [],
+        "disks": gone,
+        "errors": gone,
+        "release": {},
+    }
     answers["failures"] = ["Prefect's API does not answer: refused"]
     report = status_report(answers)
     assert report["problems"] == [
@@ -151,3 +159,14 @@ def test_a_blank_host_is_told_so() -> None:
     report = status_report(answers)
     assert report["release"] == {}
     assert report["problems"] == []
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (204, True), (503, False), (-1, False)])
+def test_a_service_that_does_not_answer_with_2xx_is_a_problem(status: int, well: bool) -> None:
+    answers = asked()
+    service = {"unit": "exporter.service", "health_url": "http://127.0.0.1:9100/"}
+    answers["hosts"]["two"]["health"] = [{"item": service, "status": status, "msg": "HTTP Error 503"}]
+    report = status_report(answers)
+    assert report["well"] is well
+    problem = "exporter.service on two does not answer http://127.0.0.1:9100/ with 2xx: HTTP Error 503"
+    assert report["problems"] == ([] if well else [problem])

@@ -25,7 +25,7 @@ PLAY = """
 def wired(tmp_path: Path) -> Any:  # noqa: ANN401 - a function
     """Return what templates the wiring of the local inventory, with variables that win over those of the inventory."""
     play = tmp_path / "play.yml"
-    play.write_text(PLAY.format(wiring=ROOT / "playbooks/group_vars/all.yml"), encoding="utf-8")
+    play.write_text(PLAY.format(wiring=ROOT / "playbooks/group_vars/all/wiring.yml"), encoding="utf-8")
 
     def template(**variables: object) -> dict[str, Any]:
         done = subprocess.run(

@@ -22,8 +22,8 @@ SINGLE = {
     "prefect_server": "without Redis each of them would schedule every run and fire every automation",
 }
 
-# Roles that other roles include, with arguments of theirs: no inventory sets their variables.
-INTERNAL = ("managed_files", "systemd_unit")
+# Roles that playbooks and other roles include with arguments: no inventory sets their variables.
+INTERNAL = ("activation", "audit", "managed_files", "prefect_runs", "secrets", "status", "systemd_unit")
 
 # The entry point whose variables an inventory must set.
 INVENTORY = "preflight (inventory)"
@@ -151,14 +151,18 @@ def value_problems(url: object, encryption_key: object) -> list[str]:
 
 
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
-    """Return the options of every role's entry points, by "role" or "role (entry point)"; those of INVENTORY first."""
+    """Return the options that an inventory may set, by "role" or "role (inventory)"; those of INVENTORY first.
+
+    What further entry points of a role take besides is given by whoever includes them.
+    """
     specs: dict[str, dict[str, Any]] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
         role = path.parent.parent.name
-        if role in INTERNAL:
-            continue
-        for entry, spec in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].items():
-            specs[role if entry == "main" else f"{role} ({entry})"] = spec.get("options", {})
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        if "inventory" in entries:
+            specs[f"{role} (inventory)"] = entries["inventory"]["options"]
+        if role not in INTERNAL:
+            specs[role] = entries["main"].get("options", {})
     # First what an operator writes: a role's variable that is made of it repeats its errors.
     return dict(sorted(specs.items(), key=lambda item: item[0] != INVENTORY))
 

@@ -68,7 +68,7 @@ def test_what_cannot_be_rotated_is_refused(inventory: "Inventory", platform: "Pl
     words = " ".join(unknown.stdout.split())
     assert "prefect_api_password: prefect_encryption_key. Nothing was changed." in words
     words = " ".join(elsewhere.stdout.split())
-    assert "These are not made by this inventory: biocirv_reader_password. Change them where they come from" in words
+    assert "This inventory does not generate these: biocirv_reader_password. Change them where they come from" in words
     for done in (unknown, elsewhere):
         assert re.search(r"changed=0 .*failed=1", done.stdout), done.stdout
     assert changed(before, contents(platform)) == set()

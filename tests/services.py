@@ -1,0 +1,27 @@
+"""The platform's list of services, which tests are derived from as playbooks are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LIST = Path(__file__).parents[1] / "playbooks/group_vars/all/services.yml"
+SERVICES: list[dict[str, Any]] = yaml.safe_load(LIST.read_text(encoding="utf-8"))["__platform_services"]
+# Options of journalctl that choose all of them.
+JOURNAL = " ".join(f"--unit '{service['unit']}'" for service in SERVICES)
+
+
+def units(*kinds: str, **wanted: str) -> list[str]:
+    """Return the names, without suffix, of the units of these kinds (none: of all) whose attributes are as wanted."""
+    return [
+        service["unit"].removesuffix(".service")
+        for service in SERVICES
+        if (not kinds or service["kind"] in kinds) and wanted.items() <= service.items()
+    ]
+
+
+def entry(unit: str) -> dict[str, Any]:
+    """Return the entry of a unit, which is named without its suffix."""
+    return next(service for service in SERVICES if service["unit"].removesuffix(".service") == unit)
