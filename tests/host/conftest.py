@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -93,6 +94,17 @@ class Inventory:
             # Whoever kills the group that it leads does not kill the tests.
             start_new_session=True,
         )
+
+
+RECAP = re.compile(r"ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)")
+
+
+def recap(output: str) -> tuple[int, int, int]:
+    """Return changed, unreachable and failed tasks of all hosts together."""
+    rows = [tuple(map(int, row)) for row in RECAP.findall(output)]
+    assert rows, output
+    changed, unreachable, failed = (sum(column) for column in zip(*rows, strict=True))
+    return changed, unreachable, failed
 
 
 def properties(host: Host, unit: str, *names: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
-from tests.host.conftest import CURL
+from tests.host.conftest import CURL, recap
 from tests.limits import wait_until
 
 if TYPE_CHECKING:
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 
 # Deployments that no converge has registered.
 OTHERS: dict[str, dict[str, str]] = {"by-hand": {}, "of-another-project": {"version": "1.0"}}
-RECAP = re.compile(r"ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)")
-
-
-def recap(output: str) -> tuple[int, int, int]:
-    """Return changed, unreachable and failed tasks of all hosts together."""
-    rows = [tuple(map(int, row)) for row in RECAP.findall(output)]
-    assert rows, output
-    changed, unreachable, failed = (sum(column) for column in zip(*rows, strict=True))
-    return changed, unreachable, failed
 
 
 def test_check_mode_on_a_live_host_reports_no_change(inventory: "Inventory") -> None:
