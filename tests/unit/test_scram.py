@@ -15,7 +15,7 @@ Verifier = Callable[[str, str], str]
 @pytest.fixture(scope="module")
 def verifier(load_plugin: Callable[[str], ModuleType]) -> Verifier:
     """Return the filter: password, role -> verifier."""
-    plugin: Verifier = load_plugin("postgresql/filter_plugins/scram.py").scram_sha_256
+    plugin: Verifier = load_plugin("database/filter_plugins/scram.py").scram_sha_256
     return plugin
 
 
