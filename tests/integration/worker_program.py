@@ -19,7 +19,7 @@ from tests.limits import limit, wait_until
 T = TypeVar("T")
 
 APPLICATION = Path(__file__).parent / "worker_application"
-LIBRARY = Path(__file__).parents[2] / "roles/prefect_worker/files"
+LIBRARY = Path(__file__).parents[2] / "worker/src"
 
 # The same program with shorter times: as short as this machine can keep.
 HASTY = {

@@ -52,7 +52,16 @@ def test_the_page_of_variables_is_the_specs() -> None:
 
 
 # What neither an inventory nor the wiring sets: Ansible's own, and the facts of the release that is deployed.
-FACTS = {"group_names", "groups", "inventory_hostname", "lookup", "playbook_dir", "release_id", "release_manifest"}
+FACTS = {
+    "group_names",
+    "groups",
+    "hostvars",
+    "inventory_hostname",
+    "lookup",
+    "playbook_dir",
+    "release_id",
+    "release_manifest",
+}
 
 
 def names(value: object) -> set[str]:

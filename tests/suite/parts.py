@@ -73,7 +73,7 @@ PARTS = {
         Part(
             "unit",
             "unit and policy tests, which need no service",
-            _pytest("tests/unit", "tests/policy"),
+            _pytest("tests/unit", "tests/policy", "worker/tests"),
             75,
             75,
             programs=("zstd",),

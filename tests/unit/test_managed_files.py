@@ -122,3 +122,15 @@ def test_strangers_leave_its_directories(run: Run, tmp_path: Path) -> None:
     assert run([own], directories=[str(tmp_path / "own")])["changed"]
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["a"]
     assert not run([own], directories=[str(tmp_path / "own"), str(tmp_path / "missing")])["changed"]
+
+
+def test_a_managed_directory_stays_in_another_and_a_foreign_one_goes(run: Run, tmp_path: Path) -> None:
+    files = [file(tmp_path / "own/a", content="mine\n"), file(tmp_path / "own/inner/b", content="mine too\n")]
+    directories = [str(tmp_path / "own"), str(tmp_path / "own/inner")]
+    assert run(files, directories=directories)["changed"]
+    assert not run(files, directories=directories)["changed"]
+    foreign = tmp_path / "own/foreign/deep"
+    foreign.mkdir(parents=True)
+    (foreign / "c").write_text("theirs", encoding="utf-8")
+    assert run(files, directories=directories)["written"] == [str(foreign.parent)]
+    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["a", "inner"]

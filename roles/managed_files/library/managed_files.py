@@ -6,6 +6,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -62,7 +63,8 @@ def present(path: Path) -> State:
         if path.is_symlink():
             return path.readlink()
         status = path.lstat()
-        return path.read_bytes(), *owners(status), f"{stat.S_IMODE(status.st_mode):04o}"
+        content = b"" if stat.S_ISDIR(status.st_mode) else path.read_bytes()
+        return content, *owners(status), f"{stat.S_IMODE(status.st_mode):04o}"
     except FileNotFoundError:
         return None
 
@@ -86,7 +88,10 @@ def wanted(file: dict[str, Any]) -> State:
 def change(path: Path, state: State) -> None:
     """Bring a path to a state in one step."""
     if state is None:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
         return
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if isinstance(state, Path):
@@ -140,7 +145,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     written, differences = [], []
-    known = {file["path"] for file in module.params["files"]}
+    known = {file["path"] for file in module.params["files"]} | set(module.params["directories"])
     strangers = [
         # What it holds may be a secret.
         {"path": str(path), "content": None, "secret": None, "link": None, "stranger": True}

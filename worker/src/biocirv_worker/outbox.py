@@ -21,8 +21,9 @@ from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import Event, RelatedResource
 from prefect.events.clients import get_events_client
-from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_HOME
+
+from biocirv_worker.internals.events import before_sending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,26 +45,22 @@ _AT_A_TIME = 100
 
 
 def keep_events() -> None:
-    """From here on write this process's task-run events to a file, before they are sent. Runs in a flow run's process.
-
-    Prefect's queue of events is what all of them go through; tests/unit/test_worker_internals.py watches it.
-    """
+    """From here on write this process's task-run events to a file before they are sent. For a flow run's process."""
     if os.environ.get(SWITCH) == "false":
         return
     directory = _directory()
     directory.mkdir(mode=0o700, exist_ok=True)
     file = (directory / f"{os.environ['PREFECT__FLOW_RUN_ID']}-{os.getpid()}.jsonl").open("ab", buffering=0)
     fcntl.flock(file, fcntl.LOCK_EX)
-    send, lock = EventsWorker.send, threading.Lock()
+    lock = threading.Lock()
 
-    def send_and_keep(self: EventsWorker, item: Event) -> None:
-        if item.event.startswith(_TASK_RUN):
-            kept = item.model_copy(update={"related": [*item.related, *_flow_run()]})
+    def keep(event: Event) -> None:
+        if event.event.startswith(_TASK_RUN):
+            kept = event.model_copy(update={"related": [*event.related, *_flow_run()]})
             with lock:
                 file.write(kept.model_dump_json().encode() + b"\n")
-        send(self, item)
 
-    EventsWorker.send = send_and_keep  # type: ignore[method-assign,assignment]
+    before_sending(keep)
 
 
 def _flow_run() -> list[RelatedResource]:

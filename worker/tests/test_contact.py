@@ -15,9 +15,9 @@ from biocirv_worker.systemd import Peers
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Running
 
-from tests import limits
-
 CONTACT_SECONDS = 0.3
+# When the test gives up waiting, far above what a busy machine needs.
+GIVE_UP_SECONDS = 300
 
 
 class Client:
@@ -54,13 +54,13 @@ def test_a_long_look_at_crashes_is_no_loss_of_contact(
     monkeypatch.setattr(crashes.Crashes, "see_to", see_to)
     monkeypatch.setattr(worker, "CONTACT_SECONDS", CONTACT_SECONDS)
     monkeypatch.setattr(worker, "_FENCE_SECONDS", CONTACT_SECONDS / 10)
-    subject = worker.Worker(forks=False, crash_retries=1, work_pool_name="pool", name="worker")
+    subject = worker.Worker(forks=False, crash_retries=1, pool="pool", name="worker")
     attempt = worker._Attempt(anyio.TASK_STATUS_IGNORED)
     subject._attempts[uuid4()] = attempt
 
     async def look() -> None:
         """Go on for several times the longest silence, and until what has to happen has."""
-        with anyio.fail_after(limits.limit(limits.ANSWER)):
+        with anyio.fail_after(GIVE_UP_SECONDS):
             async with anyio.create_task_group() as group:
                 group.start_soon(subject.watch, Peers(tmp_path))
                 begin = anyio.current_time()
@@ -83,7 +83,7 @@ def test_a_flow_run_that_says_itself_why_it_crashed_goes_on_saying_so(
 ) -> None:
     """Also where its process is still there, and is ended."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    subject = worker.Worker(forks=False, crash_retries=1, work_pool_name="pool", name="worker")
+    subject = worker.Worker(forks=False, crash_retries=1, pool="pool", name="worker")
     crashed = FlowRun(flow_id=uuid4(), state=Crashed(message="Out of room"))
     runs = FlowRun(flow_id=uuid4(), state=Running())
     for run in (crashed, runs):

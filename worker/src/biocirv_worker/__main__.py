@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from biocirv_worker.systemd import Peers
     from biocirv_worker.worker import Worker
 
-_CURRENT = Path("/opt/biocirv/current")
 _REPLACE_SECONDS = 120
 _FAREWELL_SECONDS = 10
 # How often systemd hears at least that the worker lives.
@@ -28,7 +28,8 @@ _WATCHDOG_SECONDS = 10
 def main() -> int:
     """Run the command line; return the exit code."""
     options = _parse()
-    _pin()
+    if options.release_link:
+        _pin(options.release_link)
     if not options.replace:
         return _serve(options, lambda: None)
     return _replace(options)
@@ -40,6 +41,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--name", default=platform.node(), help="the worker's name (default: the host's, %(default)s)")
     parser.add_argument("--limit", type=int, required=True, help="flow runs at a time")
     parser.add_argument("--no-forks", dest="forks", action="store_false", help="start a process for each flow run")
+    parser.add_argument(
+        "--release-link",
+        type=Path,
+        help="link to a release: where this program runs from it, it runs from what the link points to when it starts",
+    )
     parser.add_argument(
         "--replace",
         action="store_true",
@@ -53,11 +59,11 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _pin() -> None:
-    """Go on with the release that is current now, whatever becomes of the link while flow runs import modules."""
-    executable, current = Path(sys.executable), _CURRENT.resolve()
-    if _CURRENT in executable.parents:
-        pinned = current / executable.relative_to(_CURRENT)
+def _pin(link: Path) -> None:
+    """Go on with the release that a link points to now, whatever happens to the link while flow runs import modules."""
+    executable, release = Path(sys.executable), link.resolve()
+    if link in executable.parents:
+        pinned = release / executable.relative_to(link)
         os.execv(pinned, [str(pinned), "-m", __package__, *sys.argv[1:]])  # noqa: S606 - itself
 
 
@@ -108,11 +114,12 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
             forks = False
             logger.warning("Flow runs start in processes of their own, which takes longer: %s", error)
     # From here on it is the service's, not that of flows.
-    peers = Peers(Path(os.environ["RUNTIME_DIRECTORY"]))
+    # systemd's RuntimeDirectory=; without it there is no worker to take over from.
+    peers = Peers(Path(os.environ.get("RUNTIME_DIRECTORY") or tempfile.mkdtemp(prefix="biocirv-worker-")))
     worker = Worker(
         forks=forks,
         crash_retries=options.crash_retries,
-        work_pool_name=options.pool,
+        pool=options.pool,
         name=options.name,
         limit=options.limit,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import tempfile
 import time
@@ -19,21 +20,22 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.context import get_settings_context
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.utilities.processutils import command_to_string
-from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 from pydantic import PrivateAttr
 
 from biocirv_worker import crashes, engine, times
-from biocirv_worker.internals import run_forked
+from biocirv_worker.flow_run import main as run_flow
+from biocirv_worker.internals.forks import run_forked
+from biocirv_worker.internals.polling import PollingWorker
 from biocirv_worker.outbox import Outboxes
 from biocirv_worker.systemd import Peers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
-    from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
@@ -59,13 +61,13 @@ class JobConfiguration(ProcessJobConfiguration):
 
     def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the base's arguments
         """Fill in the command before the base does."""
-        self.command = self.command or command_to_string(engine.COMMAND)
+        self.command = self.command or shlex.join(engine.COMMAND)
         self._settings = any(name.startswith("PREFECT_") for name in self.env)
         super().prepare_for_flow_run(*args, **kwargs)
 
     def can_be_forked(self) -> bool:
         """Say whether it asks for nothing that has to be known when Prefect is imported."""
-        return self.command == command_to_string(engine.COMMAND) and not self._settings
+        return self.command == shlex.join(engine.COMMAND) and not self._settings
 
 
 @dataclass
@@ -102,19 +104,15 @@ class _Attempt:
             self.descriptor = None
 
 
-class Worker(ProcessWorker):
+class Worker(PollingWorker):
     """Runs the flow runs of a work pool, as forks where that is safe."""
 
     type = "process"
     job_configuration = JobConfiguration
 
-    @classmethod
-    def __dispatch_key__(cls) -> str:
-        """Leave Prefect's own worker of this type registered as what it is."""
-        return "biocirv"
-
-    def __init__(self, *, forks: bool, crash_retries: int, **options: Any) -> None:  # noqa: ANN401 - the base's
-        super().__init__(**options)
+    def __init__(self, *, forks: bool, crash_retries: int, pool: str, **options: Any) -> None:  # noqa: ANN401 - the base's
+        super().__init__(work_pool_name=pool, **options)
+        self._pool = pool
         self._forks = forks
         self._crash_retries = crash_retries
         self._attempts: dict[UUID, _Attempt] = {}
@@ -143,10 +141,9 @@ class Worker(ProcessWorker):
                 self.polls.set()
         return runs
 
-    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        # The client's own patience would let it look away for minutes after the server is back.
-        with self._without_retries.model_copy():
-            return await super()._get_scheduled_flow_runs()
+    def polling(self) -> AbstractContextManager[object]:
+        """Return the context in which it asks: the client's own retries would let it look away for minutes."""
+        return self._without_retries.model_copy()
 
     async def sync_with_backend(self) -> None:
         """Send a heartbeat, and hear of changes to the work pool."""
@@ -199,7 +196,7 @@ class Worker(ProcessWorker):
             if self._forks and configuration.can_be_forked():
                 with tempfile.TemporaryDirectory(prefix="flow-run-") as directory:
                     result = await run_forked(
-                        flow_run, configuration, str(configuration.working_dir or directory), attempt
+                        flow_run, configuration, str(configuration.working_dir or directory), run_flow, attempt
                     )
             else:
                 result = await super().run(flow_run, configuration, attempt)
@@ -238,7 +235,7 @@ class Worker(ProcessWorker):
     async def _care(self, client: PrefectClient, peers: Peers) -> None:
         """Send what flow runs could not send, and run those again that crashed."""
         outboxes = Outboxes()
-        crashed = crashes.Crashes(self.name, self._work_pool_name, self._crash_retries)
+        crashed = crashes.Crashes(self.name, self._pool, self._crash_retries)
         while True:
             if not self.draining:
                 with self._server_may_be_away():

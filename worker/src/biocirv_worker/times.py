@@ -5,7 +5,7 @@ after its process was cut off at the earliest. Its worker has ended the process 
 ``CONTACT`` without an answer of the API. The flow run that replaces it begins ``SUCCESSOR`` later still.
 
 The role prefect_worker sets the heartbeats of flow runs, and the role prefect_deployments writes the server's
-automation; tests/unit/test_worker_times.py compares them with this module.
+automation; the platform's tests compare them with this module.
 """
 
 # How often a flow run sends a heartbeat; Prefect takes no less.

@@ -1,4 +1,4 @@
-"""All that this package uses of Prefect without Prefect promising it; tests/unit/test_worker_internals.py watches it.
+"""Starts a flow run's process by a fork.
 
 Prefect's worker has an executor for each flow run, which reports crashes, carries out cancellations and hears how the
 run ended. Here it is given another way to start the process, and stays what it is.
@@ -24,16 +24,19 @@ from prefect.runner._process_manager import ProcessHandle
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 
 from biocirv_worker import engine
-from biocirv_worker.flow_run import main as run_flow
 
 
 async def run_forked(
-    flow_run: FlowRun, configuration: ProcessJobConfiguration, directory: str, task_status: anyio.abc.TaskStatus[int]
+    flow_run: FlowRun,
+    configuration: ProcessJobConfiguration,
+    directory: str,
+    run: Callable[[], None],
+    task_status: anyio.abc.TaskStatus[int],
 ) -> ProcessWorkerResult:
-    """Run a flow run in a fork, until it has ended: what ``ProcessWorker.run`` does with a command."""
+    """Call ``run`` in a fork for a flow run, until it has ended: what ``ProcessWorker.run`` does with a command."""
     execution: FlowRunExecutionResult | None = None
     async with FlowRunExecutorContext() as context:
-        forks = _Forks(flow_run, configuration, directory, context.control_channel)
+        forks = _Forks(flow_run, configuration, directory, run, context.control_channel)
         executor = context.create_executor(flow_run, forks, hook_runner=forks, propose_submitting=False)
 
         async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
@@ -60,7 +63,12 @@ class _Forks:
     """Starts a flow run's process, and runs its hooks: what Prefect's executor asks for."""
 
     def __init__(
-        self, flow_run: FlowRun, configuration: ProcessJobConfiguration, directory: str, control: ControlChannel
+        self,
+        flow_run: FlowRun,
+        configuration: ProcessJobConfiguration,
+        directory: str,
+        run: Callable[[], None],
+        control: ControlChannel,
     ) -> None:
         variables = {
             **configuration.env,
@@ -69,6 +77,7 @@ class _Forks:
         }
         self._environment = {name: value for name, value in variables.items() if value is not None}
         self._directory = directory
+        self._run = run
         self._control = control
 
     async def start(
@@ -77,7 +86,7 @@ class _Forks:
         """Start the process, say so, and return when it has ended."""
         port, token = self._control.register(flow_run.id)
         control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
-        await self._fork(self._environment | control, task_status, run_flow)
+        await self._fork(self._environment | control, task_status, self._run)
 
     async def run_crashed_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
         """Run the flow's hooks for a crash: not here, where its code and its working directory are not the worker's."""

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from biocirv_worker.engine import inheritance
+from biocirv_worker.inheritance import inheritance
 
 
 def _in_fork(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what JSON can say
@@ -94,7 +94,7 @@ def _prepare() -> str:
             "biocirv_worker.outbox",
         ]
     )
-    os.chdir(os.environ["APP_DIRECTORY"])
+    os.chdir(os.environ.get("APP_DIRECTORY", "."))
     _import_application()
     os.chdir("/")
     return ", ".join(sorted(inheritance() - before))

@@ -8,7 +8,6 @@ worker, in that process or in a fork, as each function says.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -16,7 +15,6 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 # What runs a flow run in a process of its own, where it cannot be a fork.
@@ -54,21 +52,6 @@ def start(environment: dict[str, str], directory: str, function: Callable[..., N
     process = _context.Process(target=_run, args=(environment, directory, function, *arguments))
     process.start()
     return process
-
-
-def inheritance() -> set[str]:
-    """Return what this process holds beyond its first thread and plain files: threads, sockets, pipes, event loops.
-
-    Each is what a fork of it would share with, or lack from, all the others.
-    """
-    held = {f"thread {thread.name}" for thread in Path("/proc/self/task").iterdir() if int(thread.name) != os.getpid()}
-    for descriptor in Path("/proc/self/fd").iterdir():
-        # The one that lists them is closed by now.
-        with contextlib.suppress(FileNotFoundError):
-            target = str(descriptor.readlink())
-            if target.startswith(("socket:", "pipe:", "anon_inode:")):
-                held.add(f"file descriptor {descriptor.name}, {target}")
-    return held
 
 
 def _report(sender: Connection[Any, Any]) -> None:

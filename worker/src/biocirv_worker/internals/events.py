@@ -1,0 +1,23 @@
+"""Sees the events of this process before Prefect sends them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect.events.worker import EventsWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect.events import Event
+
+
+def before_sending(see: Callable[[Event], None]) -> None:
+    """Call a function with each event of this process, before it is queued: all of them go through Prefect's queue."""
+    send = EventsWorker.send
+
+    def see_and_send(self: EventsWorker, item: Event) -> None:
+        see(item)
+        send(self, item)
+
+    EventsWorker.send = see_and_send  # type: ignore[method-assign,assignment]
