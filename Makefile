@@ -25,11 +25,11 @@ export UV_SYSTEM_CERTS := true
 up: start-services run-etl service-status ## from nothing to loaded data: boot, converge, run the master flow, show it
 
 start-services: $(VENV)/controller ## boot the local container (where the inventory has one) and converge
-	@$(PLAY) target/create.yml
+	@$(PLAY) containers/create.yml
 	@$(PLAY) site.yml
 
 down: $(VENV)/controller ## remove the local container; VOLUMES=1: its data too
-	@$(PLAY) target/destroy.yml $(if $(filter 1,$(VOLUMES)),--extra-vars target_remove_volumes=true)
+	@$(PLAY) containers/destroy.yml $(if $(filter 1,$(VOLUMES)),--extra-vars container_remove_volumes=true)
 
 teardown-services: $(VENV)/controller ## stop: the local container is removed, services on real hosts are stopped; data stays
 ifeq ($(INVENTORY),inventory/local)
@@ -172,11 +172,11 @@ zstd chromium vagrant libvirtd:
 	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $(or $(PACKAGES_$@),$@); }
 
 vagrant-image: $(VENV)/controller
-	@$(PLAY) target/ssh_image.yml
+	@$(PLAY) containers/ssh_image.yml
 
 vagrant-box: $(VENV)/controller ## make a box for libvirt, biocirv/debian13, where no catalogue of boxes can be reached
 	@mkdir -p .cache
-	@$(PLAY) target/box.yml
+	@$(PLAY) containers/box.yml
 	vagrant box add --force --name biocirv/debian13 .cache/biocirv-debian13.box
 
 bench-converge: $(VENV)/dev ## a shell script's time beside a first converge and one without changes, on one host and on four

@@ -39,11 +39,11 @@ FOUR = {
 CONTAINER: dict[str, object] = {
     "ansible_connection": "community.docker.docker",
     "ansible_python_interpreter": "/usr/bin/python3",
-    "target_debian": int(os.environ.get("DEBIAN", "13")),
+    "container_debian": int(os.environ.get("DEBIAN", "13")),
 }
 # Of hosts that reach each other by their names.
 APART: dict[str, object] = {
-    "target_network": "biocirv-bench",
+    "container_network": "biocirv-bench",
     "database_address": "biocirv-bench-database",
     "database_clients": ["172.16.0.0/12"],
     "postgresql_listen_addresses": ["*"],
@@ -88,12 +88,12 @@ def write_inventory(directory: Path, hosts: dict[str, list[str]], variables: dic
 @contextmanager
 def containers(inventory: Path) -> Iterator[None]:
     """Make an inventory's containers anew, and remove them afterwards."""
-    play(inventory, "target/destroy.yml")
+    play(inventory, "containers/destroy.yml")
     try:
-        play(inventory, "target/create.yml")
+        play(inventory, "containers/create.yml")
         yield
     finally:
-        play(inventory, "target/destroy.yml")
+        play(inventory, "containers/destroy.yml")
 
 
 def by_hand(directory: Path) -> float:

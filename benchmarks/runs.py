@@ -36,8 +36,8 @@ all:
     {name}:
       ansible_connection: community.docker.docker
       ansible_python_interpreter: /usr/bin/python3
-      target_debian: {debian}
-      target_ports: ["127.0.0.1:{port}:443"]
+      container_debian: {debian}
+      container_ports: ["127.0.0.1:{port}:443"]
   children:
     database: {{hosts: {{{name}: }}}}
     prefect_server: {{hosts: {{{name}: }}}}
@@ -487,7 +487,7 @@ def main() -> None:
                 raise SystemExit(f"{playbook} failed:\n{done.stdout}\n{done.stderr}")
 
         try:
-            for playbook in ("target/destroy.yml", "target/create.yml", "site.yml"):
+            for playbook in ("containers/destroy.yml", "containers/create.yml", "site.yml"):
                 play(playbook)
             before = _load()
             bench = Bench(Host(), Api(port, inventory / ".secrets"))
@@ -499,7 +499,7 @@ def main() -> None:
                     bench.turn(worker, masters=MASTERS if with_masters else 0)
             after = _load()
         finally:
-            play("target/destroy.yml")
+            play("containers/destroy.yml")
 
     print(f"{os.cpu_count()} CPUs; before: {before}, after: {after}\n")
     print(*table(bench.figures), "", sep="\n")

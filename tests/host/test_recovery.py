@@ -117,7 +117,7 @@ def test_a_reboot_brings_everything_back(
 def test_a_new_container_takes_up_the_data(inventory: "Inventory", database: Host) -> None:
     """What `make down` and `make up` do: the container goes, its volume stays."""
     rows = count(database)
-    for playbook in ("target/destroy.yml", "target/create.yml", "site.yml"):
+    for playbook in ("containers/destroy.yml", "containers/create.yml", "site.yml"):
         done = inventory.playbook(playbook)
         assert done.returncode == 0, done.stdout
     assert count(database) == rows > 0

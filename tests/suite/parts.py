@@ -52,7 +52,7 @@ PARTS = {
         Part(
             "images",
             "a Docker engine, and the images that play hosts with Debian 13",
-            (Step("images", ("ansible-playbook", "target/image.yml")),),
+            (Step("images", ("ansible-playbook", "containers/image.yml")),),
             90,
             90,
         ),

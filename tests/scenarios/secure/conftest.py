@@ -209,7 +209,7 @@ class Platform:
 @pytest.fixture(scope="session")
 def attacker(inventory: Inventory) -> Host:
     """Return a host on the platform's network that is no part of it, and has clients for all that is served there."""
-    network = inventory.value("target_network")
+    network = inventory.value("container_network")
     # tests/host makes the platform's container anew, and with it the network.
     listing = ["docker", "network", "inspect", "--format", "{{range .Containers}}{{.Name}} {{end}}", network]
     connected = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
