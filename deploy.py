@@ -1,7 +1,7 @@
 """Registers a deployment of prefect.yaml with the Prefect server.
 
-``python deploy.py master-etl-deployment`` waits for the server, creates the work pool if it is not
-there, and runs ``prefect deploy``. Run again after any change: it updates what it finds.
+``python deploy.py master-etl-deployment`` waits for the server, creates the work pool if it does not
+exist, and runs ``prefect deploy``. Run it again after any change: it updates an existing deployment.
 
 Exit codes: 0 registered, 1 no env file, 2 gave up.
 """
@@ -20,8 +20,8 @@ from dotenv import load_dotenv
 
 ROOT = Path(__file__).absolute().parent
 
-# What prefect.yaml refers to. Prefect puts nothing in place of a variable that is not set or empty, and
-# computes a version from the flow's file where there is none.
+# Variables that prefect.yaml refers to. Prefect does not substitute a variable that is unset or empty, and
+# computes a version from the flow's file if none is given.
 DEFAULTS = {
     "DEPLOYMENT_VERSION": "",
     "PREFECT_WORK_POOL": "biocirv_dev_work_pool",
@@ -32,11 +32,11 @@ DEFAULTS = {
 
 
 class DeployError(Exception):
-    """The deployment cannot be registered, and trying again would not help."""
+    """The deployment cannot be registered, and a retry would not help."""
 
 
 class ServerNotReadyError(Exception):
-    """The server does not answer yet, or answers that it cannot serve."""
+    """The server does not answer yet, or answers with a server error."""
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
         if not arguments.env_file.is_file():
             print(
                 f"There is no env file {arguments.env_file}. Make one: cp {ROOT / '.env.example'} "
-                f"{arguments.env_file}, and edit it; or give --no-env-file if the environment says it all",
+                f"{arguments.env_file}, and edit it; or give --no-env-file if the environment sets all variables",
                 file=sys.stderr,
             )
             return 1
@@ -75,7 +75,7 @@ def _parse_arguments() -> argparse.Namespace:
         "--env-file",
         type=Path,
         default=ROOT / ".env",
-        help="variables to add to the environment; what that already sets wins (default: %(default)s)",
+        help="variables to add to the environment, which takes precedence (default: %(default)s)",
     )
     source.add_argument(
         "--no-env-file",
@@ -84,7 +84,7 @@ def _parse_arguments() -> argparse.Namespace:
         const=None,
         help="take everything from the environment, as under systemd",
     )
-    parser.add_argument("--attempts", type=int, default=30, help="give up after so many (default: %(default)s)")
+    parser.add_argument("--attempts", type=int, default=30, help="maximum number of attempts (default: %(default)s)")
     parser.add_argument("--delay", type=float, default=2, help="seconds between two attempts (default: %(default)s)")
     return parser.parse_args()
 
@@ -92,7 +92,7 @@ def _parse_arguments() -> argparse.Namespace:
 def _complete_environment(project: Path) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         raise DeployError("PREFECT_API_URL is not set: set it to the server's, such as http://127.0.0.1:4200/api")
-    # Not resolved: on a host it is below the link to the current release, and is meant to stay so.
+    # Not resolved: on a host the path goes through the link to the current release, and must keep doing so.
     for name, default in {"APP_DIRECTORY": str(project.absolute()), **DEFAULTS}.items():
         os.environ[name] = os.environ.get(name) or default
     active = os.environ["ETL_SCHEDULE_ACTIVE"]
@@ -101,7 +101,7 @@ def _complete_environment(project: Path) -> None:
 
 
 def _declared(project: Path, deployment: str) -> dict[str, Any]:
-    # Prefect itself would register the only deployment of a file under whatever name it is given.
+    # Checked here because Prefect would register the only deployment of a file under any given name.
     try:
         declared = yaml.safe_load((project / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
     except FileNotFoundError as error:
@@ -114,7 +114,7 @@ def _declared(project: Path, deployment: str) -> dict[str, Any]:
 
 def _deploy(project: Path, declared: dict[str, Any], *, attempts: int, delay: float) -> None:
     arguments = ["--no-prompt", "deploy", "--name", declared["name"]]
-    # Of a project that says nothing of them.
+    # For projects whose prefect.yaml sets neither.
     if os.environ["DEPLOYMENT_VERSION"]:
         arguments += ["--version", os.environ["DEPLOYMENT_VERSION"]]
     if not (declared.get("work_pool") or {}).get("name"):
@@ -124,7 +124,7 @@ def _deploy(project: Path, declared: dict[str, Any], *, attempts: int, delay: fl
             _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])
             if _run_prefect(arguments, project) == 0:
                 return
-            # Prefect exits alike whether it was refused or the server went away: ask the server.
+            # Prefect's exit code is the same for a refusal and for an unreachable server, so ask the server.
             _ensure_work_pool(os.environ["PREFECT_WORK_POOL"])
         except ServerNotReadyError as error:
             left = attempts - attempt
@@ -138,7 +138,7 @@ def _deploy(project: Path, declared: dict[str, Any], *, attempts: int, delay: fl
 
 
 def _run_prefect(arguments: list[str], directory: Path) -> int:
-    # In this process: another one would take two seconds to import Prefect once more.
+    # In this process: a new one would take two seconds to import Prefect again.
     from prefect.cli import app
 
     sys.argv = ["prefect", *arguments]
@@ -151,7 +151,7 @@ def _run_prefect(arguments: list[str], directory: Path) -> int:
 
 
 def _ensure_work_pool(name: str) -> None:
-    # Prefect reads its settings when it is imported: not before the env file is loaded.
+    # Imported here: Prefect reads its settings on import, which must come after loading the env file.
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -159,7 +159,7 @@ def _ensure_work_pool(name: str) -> None:
 
     url = os.environ["PREFECT_API_URL"]
     try:
-        # Without retries of its own, so that each attempt is seen.
+        # Without the client's own retries, so that each attempt is reported.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
             try:
                 client.read_work_pool(name)
@@ -168,7 +168,7 @@ def _ensure_work_pool(name: str) -> None:
 
                 template = ProcessWorker.get_default_base_job_template()
                 pool = WorkPoolCreate(name=name, type="process", base_job_template=template)
-                with suppress(ObjectAlreadyExists):  # somebody else was faster
+                with suppress(ObjectAlreadyExists):  # another process created it first
                     client.create_work_pool(pool)
                     print(f"Created the work pool {name}", flush=True)
     except httpx.HTTPStatusError as error:

@@ -13,7 +13,7 @@ from ca_biositing.pipeline.flows.observation import observation_flow
 from ca_biositing.pipeline.flows.primary_product import primary_product_flow
 from ca_biositing.pipeline.flows.self_check import self_check_flow
 
-# In the order of their dependencies: what a flow refers to is loaded by one before it.
+# In dependency order: a flow follows those that load the records that it refers to.
 AVAILABLE_FLOWS: dict[str, Flow[[], State[Accounting]]] = {
     "primary_product": primary_product_flow,
     "analysis_type": analysis_type_flow,
@@ -27,10 +27,10 @@ __all__ = ["AVAILABLE_FLOWS", "master_flow", "self_check_flow"]
 
 @flow(name="Master ETL Flow")
 def master_flow() -> State[Any]:
-    """Run all of ``AVAILABLE_FLOWS``, in order, each whatever became of those before it.
+    """Run all of ``AVAILABLE_FLOWS``, in order, each even if an earlier one failed.
 
-    Ends Failed if any of them did, with a message that names each and why, otherwise Completed
-    with each one's accounting.
+    Ends Failed if any of them failed, with a message that names each failed flow and its reason, otherwise Completed
+    with each flow's accounting.
     """
     done: dict[str, str | None] = {}
     failures: list[str] = []
@@ -38,7 +38,7 @@ def master_flow() -> State[Any]:
         with tags("etl", name):
             state: State[Any] = sub_flow(return_state=True)
         if state.is_completed():
-            # Not its result: where a lost answer made the client ask again, the state comes back without one.
+            # The message, not the result, which is missing if the client repeated a request after a lost answer.
             done[name] = state.message
         else:
             failures.append(f"{name}: {state.message}")

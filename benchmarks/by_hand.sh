@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a converge installs, by hand and in one go: the measure of `make bench-converge`. Its one argument is the source.
-# It checks nothing, repeats nothing and protects nothing; it is no way to install the platform.
+# Installs by shell commands what a converge installs: the baseline of `make bench-converge`. Argument: the source.
+# Do not use it to install the platform: it has no checks, no idempotence and no hardening.
 set -eu
 source=$1
 export DEBIAN_FRONTEND=noninteractive PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_SYSTEM_CERTS=true

@@ -1,7 +1,7 @@
-"""Measure a converge: a shell script that does the same by hand, a first converge, one without a change; on four hosts.
+"""Measure a converge: an equivalent shell script, a first converge, and one without changes; on one and on four hosts.
 
-All on containers from the same image, one after the other: one host that is everything, then a database, a server and
-two workers. Prints wall times, their ratios, the number of tasks and the slowest of them; it judges nothing.
+All run on containers of the same image, one after the other: one host with every service, then a database, a server and
+two workers. Prints wall times, their ratios, the number of tasks and the slowest of them; it does not pass or fail.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CONTAINER: dict[str, object] = {
     "ansible_python_interpreter": "/usr/bin/python3",
     "container_debian": int(os.environ.get("DEBIAN", "13")),
 }
-# Of hosts that reach each other by their names.
+# Variables of separate hosts, which reach each other by name.
 APART: dict[str, object] = {
     "container_network": "biocirv-bench",
     "database_address": "biocirv-bench-database",
@@ -68,7 +68,7 @@ def run(*command: str) -> tuple[float, str]:
 
 
 def play(inventory: Path, playbook: str) -> tuple[float, str]:
-    """Run a playbook on an inventory; return as `run` does."""
+    """Run a playbook on an inventory; return its wall time in seconds and its output."""
     return run("ansible-playbook", "--inventory", str(inventory), playbook)
 
 
@@ -87,7 +87,7 @@ def write_inventory(directory: Path, hosts: dict[str, list[str]], variables: dic
 
 @contextmanager
 def containers(inventory: Path) -> Iterator[None]:
-    """Make an inventory's containers anew, and remove them afterwards."""
+    """Recreate an inventory's containers, and remove them afterwards."""
     play(inventory, "containers/destroy.yml")
     try:
         play(inventory, "containers/create.yml")
@@ -97,7 +97,7 @@ def containers(inventory: Path) -> Iterator[None]:
 
 
 def by_hand(directory: Path) -> float:
-    """Install the platform by a script on the one host; return how many seconds that took."""
+    """Install the platform by a script on the one host; return the duration in seconds."""
     (name,) = ONE
     source = directory / "source"
     source.mkdir()

@@ -1,7 +1,7 @@
-"""Measure the ETL's load of observations, beside other ways to write the same rows into the same table.
+"""Measure the ETL's load of observations, and compare it with other ways to write the same rows into the same table.
 
-One PostgreSQL, in a container of its own. Each load is a fresh process; the ways take turns, and the best time of each
-counts. Prints times, ratios and memory, and the bars that they are held against; it judges nothing.
+Uses one PostgreSQL server in a container. Each load is a new process; the ways take turns, and the best time of each
+counts. Prints times, ratios, memory and the bars (the target values); it does not pass or fail.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ PARAMETERS = {
     "Higher heating value": "MJ/kg",
     "pH": "",
 }
-# How often each number of observations is loaded.
+# Number of loads, by the number of observations.
 ROUNDS = {10_000: 3, 100_000: 3, 1_000_000: 2}
 SMALL, MIDDLE, LARGE = ROUNDS
 ROW_BY_ROW_ROWS = 2_000
-# What a reader has to know to compare the figures with those of another server.
+# Settings that are needed to compare the figures with those of another server.
 SETTINGS = (
     "fsync",
     "synchronous_commit",
@@ -78,7 +78,7 @@ ROW_BY_ROW = "ORM, row by row"
 
 @dataclass(frozen=True)
 class Measured:
-    """What one load took: seconds, and the bytes of its process right before it and at its peak."""
+    """One load's duration in seconds, and its process's resident memory in bytes, before the load and at the peak."""
 
     seconds: float
     before: int
@@ -86,26 +86,26 @@ class Measured:
 
 
 class Figures:
-    """All that was measured, by way and number of rows."""
+    """All measurements, by way and number of rows."""
 
     def __init__(self) -> None:
         self._measured: dict[tuple[str, int], list[Measured]] = {}
 
     def add(self, way: str, rows: int, measured: Measured) -> None:
-        """Keep a measurement, and say on stderr that it goes on."""
+        """Record a measurement, and print it to stderr as progress."""
         self._measured.setdefault((way, rows), []).append(measured)
         print(f"{way}, {rows:,} rows: {measured.seconds:.2f} s", file=sys.stderr, flush=True)
 
     def rate(self, way: str, rows: int) -> float:
-        """Return the rows per second of the best time."""
+        """Return the rows per second of the fastest load."""
         return rows / min(each.seconds for each in self._measured[way, rows])
 
     def peak(self, way: str, rows: int) -> int:
-        """Return the most bytes that any of the processes had."""
+        """Return the highest peak memory of the processes, in bytes."""
         return max(each.peak for each in self._measured[way, rows])
 
     def table(self) -> Iterator[str]:
-        """Return the lines of a table of everything."""
+        """Return the lines of a table of all measurements."""
         yield f"{'':24}{'rows':>10}{'best s':>9}{'rows/s':>10}{'us/row':>8}   {'memory before, peak':22}all s"
         for (way, rows), measured in sorted(self._measured.items(), key=lambda item: item[0][1]):
             rate = self.rate(way, rows)
@@ -117,14 +117,14 @@ class Figures:
 
 def first_or_re_load(directory: Path) -> Measured:
     """Load with the ETL, from the file to the commit."""
-    # pandera imports hypothesis where it finds it, a third of a second; a release has none.
+    # pandera imports hypothesis if it is installed, which takes a third of a second; a release does not have it.
     sys.modules["hypothesis"] = None  # type: ignore[assignment]
     engine = engine_from_environment()
     return _measure(lambda: run(OBSERVATIONS, CsvFolder(directory), engine))
 
 
 def raw_copy(directory: Path) -> Measured:
-    """COPY rows that are in memory already, in the format that is the fastest to read, and commit."""
+    """COPY rows from memory, in the format that is fastest to read, and commit."""
     with closing(engine_from_environment().raw_connection()) as connection, closing(connection.cursor()) as cursor:
         rows = io.BytesIO(_copy_text(directory))
         columns = ", ".join(column.name for column in OBSERVATIONS.loaded_columns)
@@ -137,7 +137,7 @@ def raw_copy(directory: Path) -> Measured:
 
 
 def add_all(directory: Path) -> Measured:
-    """Make objects from rows that are in memory already, add them to one session, and commit."""
+    """Create objects from rows in memory, add them to one session, and commit."""
     with Session(engine_from_environment()) as session:
         rows = [*_rows(directory, session)]
 
@@ -149,7 +149,7 @@ def add_all(directory: Path) -> Measured:
 
 
 def row_by_row(directory: Path) -> Measured:
-    """Ask for each row's sample, experiment and observation, add the row, flush; commit at the end."""
+    """Query each row's sample, experiment and observation, add the row and flush; commit at the end."""
     with Session(engine_from_environment()) as session:
         rows = [*_cells(directory)]
 
@@ -180,9 +180,9 @@ def _measure(load: Callable[[], object]) -> Measured:
 
 
 def _memory(figure: str) -> int:
-    # Not getrusage(): the ru_maxrss of a process begins with that of the process that started it.
+    # Not getrusage(): a process inherits the ru_maxrss of the process that started it.
     kilobytes = re.search(rf"{figure}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert kilobytes  # noqa: S101 - Linux always says it
+    assert kilobytes  # noqa: S101 - Linux always reports it
     return int(kilobytes[1]) * 1024
 
 
@@ -194,7 +194,7 @@ def _cells(directory: Path) -> Iterator[list[str]]:
 
 
 def _rows(directory: Path, session: Session) -> Iterator[dict[str, object]]:
-    """Return the rows as the table has them."""
+    """Return the rows as values of the table's columns, with resolved ids."""
     samples = dict(session.execute(select(FieldSample.name, FieldSample.id)).tuples().all())
     experiments = dict(session.execute(select(Experiment.name, Experiment.id)).tuples().all())
     for sample, experiment, parameter, unit, value, replicate in _cells(directory):
@@ -218,18 +218,18 @@ def _copy_text(directory: Path) -> bytes:
         return "".join(f"{row}\n" for row in rows).encode()
 
 
-def in_a_process_of_its_own(way: Callable[[Path], Measured], directory: Path) -> Measured:
-    """Measure a way in a process that did nothing before."""
+def in_new_process(way: Callable[[Path], Measured], directory: Path) -> Measured:
+    """Measure a way in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(way, directory).result()
 
 
 def write_worksheet(directory: Path, count: int) -> None:
-    """Write a number of observations as the laboratory does: experiment after experiment, sample after sample.
+    """Write a number of observations in the laboratory's order: by experiment, then by sample.
 
-    Which samples an experiment has, and the values, are random, but the same in every run.
+    The samples of each experiment and the values are pseudo-random with a fixed seed.
     """
-    generator = random.Random(count)  # noqa: S311 - no secret
+    generator = random.Random(count)  # noqa: S311 - not used for security
     of_each_sample = len(PARAMETERS) * REPLICATES
     analyzed = sorted(generator.sample(range(EXPERIMENTS * SAMPLES), -(-count // of_each_sample)))
     sheet = directory / OBSERVATIONS.sheet
@@ -254,8 +254,8 @@ def _experiment(number: int) -> str:
 
 
 def prepare(engine: Engine) -> None:
-    """Make the schema, and fill the tables that observations refer to."""
-    # Without alembic.ini, whose logging would be in between.
+    """Create the schema, and fill the tables that observations refer to."""
+    # Without alembic.ini, whose logging would mix with the output.
     config = Config()
     config.set_main_option("script_location", str(ROOT / "migrations"))
     upgrade(config, "head")
@@ -275,11 +275,11 @@ def _as_superuser(engine: Engine, *statements: str) -> None:
 
 
 def measure_all(engine: Engine, directory: Path) -> Figures:
-    """Let the ways take turns, each beginning with an empty table."""
+    """Measure the ways in turns, each first load with an empty table."""
     figures = Figures()
 
     def measure(name: str, way: Callable[[Path], Measured], count: int) -> None:
-        measured = in_a_process_of_its_own(way, directory / str(count))
+        measured = in_new_process(way, directory / str(count))
         with Session(engine) as session:
             there = session.scalar(select(func.count()).select_from(Observation))
         if there != count:
@@ -298,14 +298,14 @@ def measure_all(engine: Engine, directory: Path) -> Figures:
                 _as_superuser(engine, "TRUNCATE observation", "CHECKPOINT")
                 measure(name, way, count)
                 if name == FIRST_LOAD:
-                    # As autovacuum does it in the minutes after a load.
+                    # As autovacuum does within minutes after a load.
                     _as_superuser(engine, "VACUUM (ANALYZE) observation", "CHECKPOINT")
                     measure(RE_LOAD, way, count)
     return figures
 
 
 def bars(figures: Figures) -> Iterator[str]:
-    """Return the lines that hold the figures against their bars."""
+    """Return the lines that compare the figures with their bars."""
 
     def line(what: str, measured: str, bar: str = "") -> str:
         return f"{what:46}{measured:>9}   {bar}".rstrip()
@@ -338,7 +338,7 @@ def _mb(size: int) -> str:
 
 
 def server(engine: Engine) -> Iterator[str]:
-    """Return the lines that tell what the figures were measured on."""
+    """Return the lines that describe the server on which the figures were measured."""
     with engine.connect() as connection:
         version, collation = connection.execute(
             text("SELECT version(), datcollate FROM pg_database WHERE datname = current_database()")
@@ -350,7 +350,7 @@ def server(engine: Engine) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure on a throw-away server, and print."""
+    """Measure on a temporary server, and print the results."""
     with tempfile.TemporaryDirectory() as directory, throw_away_postgresql() as url:
         os.environ["DATABASE_URL"] = url
         engine = engine_from_environment()

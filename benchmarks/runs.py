@@ -1,8 +1,8 @@
-"""Measure flow runs: Prefect's worker as it comes, beside ours without and with forks.
+"""Measure flow runs: Prefect's own worker, and this project's worker without and with forks.
 
-On one host, a container, with one server. The workers take turns: of each round every one has its part, and only the
-one that is measured runs. Prints times, CPU, memory, ratios, and the bars that they are held against; it judges
-nothing. The variables RUNS, BURST and MASTERS make it shorter.
+Uses one host, a container, with one server. The workers take turns in each round, and only the one that is measured
+runs. Prints times, CPU, memory, ratios and the bars (the target values); it does not pass or fail. The environment
+variables RUNS, BURST and MASTERS set the number of flow runs.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ all:
 """
 
 ROUNDS = 2
-# Of all rounds together, one after the other, and of the real flow; of each round, at once.
+# Flow runs one after the other and runs of the master flow, over all rounds; flow runs at once, in each round.
 RUNS = int(os.environ.get("RUNS", "20"))
 MASTERS = int(os.environ.get("MASTERS", "5"))
 BURST = int(os.environ.get("BURST", "30"))
 IDLE_SECONDS = 20
-# Between two questions to the API: enough not to be what is measured.
+# Interval between API requests: long enough not to affect the measurement.
 POLL_SECONDS = 0.5
 TRIES = 10
-# At a time, of a burst.
+# Concurrent requests that trigger a burst.
 TRIGGERS = 15
 PLAY_SECONDS = 1800
 START_SECONDS = 120
@@ -67,7 +67,7 @@ PROGRAMS = "/opt/biocirv/current/env/bin"
 MASTER = "Master%20ETL%20Flow/master-etl-deployment"
 DEFAULT_POOL = "bench-default"
 OUR_POOL = "biocirv_dev_work_pool"
-# What `prefect_worker_forks: false` makes of the unit.
+# Drop-in with the effect of `prefect_worker_forks: false`.
 NO_FORKS = "/run/systemd/system/prefect-worker.service.d/no-forks.conf"
 
 ONE_BY_ONE = "one after the other"
@@ -76,7 +76,7 @@ MASTER_RUNS = "master flow"
 
 
 class Host:
-    """The container: its units, as root."""
+    """The container, in which commands run as root."""
 
     def run(self, *command: str, standard_input: str = "") -> str:
         """Run a command to its end; return its output."""
@@ -93,11 +93,11 @@ class Host:
         return done.stdout
 
     def write(self, path: str, text: str) -> None:
-        """Write a file that everybody may read."""
+        """Write a file with mode 0644."""
         self.run("install", "-D", "-m", "0644", "/dev/stdin", path, standard_input=text)
 
     def cpu(self, unit: str) -> float:
-        """Return the CPU seconds that a unit's processes took, those that have ended included."""
+        """Return the CPU seconds of a unit's processes, including those that have ended."""
         shown = self.run("systemctl", "show", "--property=CPUUsageNSec", "--value", "--", unit)
         return int(shown) / 1e9
 
@@ -107,9 +107,9 @@ class Host:
         return self.run("cat", f"/sys/fs/cgroup{group}/cgroup.procs").split()
 
     def memory(self, unit: str) -> int:
-        """Return the bytes that a unit's processes hold, what they share counted once."""
+        """Return the memory of a unit's processes in bytes; shared memory counts once."""
         files = [f"/proc/{process}/smaps_rollup" for process in self.processes(unit)]
-        # As their own account: a container's root may not look into other accounts' processes.
+        # As their own account: a container's root has no permission to inspect other accounts' processes.
         read = self.run("runuser", "--user", ACCOUNT, "--", "cat", *files)
         return 1024 * sum(int(line.split()[1]) for line in read.splitlines() if line.startswith("Pss:"))
 
@@ -127,10 +127,10 @@ class Api:
         )
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
-        """Return what the API answers to a GET, or to a POST of a body."""
+        """Return the API's answer to a GET, or to a POST if there is a body."""
         for _ in range(TRIES):
             answer = self._client.get(path) if body is None else self._client.post(path, json=body)
-            # What the proxy answers where the server has just closed a connection; Prefect's clients ask again, too.
+            # The proxy's answer when the server has just closed a connection; Prefect's clients retry it, too.
             if answer.status_code != httpx.codes.BAD_GATEWAY:
                 break
             time.sleep(POLL_SECONDS)
@@ -139,18 +139,18 @@ class Api:
         return answer.json()
 
     def has(self, path: str) -> bool:
-        """Say whether there is something under a path."""
+        """Return whether an object exists at a path."""
         return self._client.get(path).status_code == httpx.codes.OK
 
     def deploy(self, name: str, pool: str, flow: dict[str, Any]) -> str:
-        """Make a deployment of a flow in a pool; return its id."""
+        """Create a deployment of a flow in a pool; return its id."""
         body = {"name": name, "work_pool_name": pool, "enforce_parameter_schema": False, **flow}
         return str(self.ask("/deployments/", body)["id"])
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds: of the clock, and of CPU that the worker's unit, the whole host and the whole machine took."""
+    """Seconds of the clock, and CPU seconds of the worker's unit, the whole host and the whole machine."""
 
     clock: float
     worker: float
@@ -159,14 +159,14 @@ class Reading:
 
     @classmethod
     def now(cls, host: Host, unit: str) -> Reading:
-        """Read all that there is to read."""
+        """Read the current values."""
         with Path("/proc/stat").open(encoding="ascii") as file:
             user, nice, system, _, _, irq, softirq, *_ = map(int, file.readline().split()[1:])
         machine = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
         return cls(time.monotonic(), host.cpu(unit), host.cpu("-.slice"), machine)
 
     def until(self, later: Reading) -> Reading:
-        """Return what it took from this one to a later one."""
+        """Return the differences from this reading to a later one."""
         return Reading(
             later.clock - self.clock, later.worker - self.worker, later.host - self.host, later.machine - self.machine
         )
@@ -174,7 +174,7 @@ class Reading:
 
 @dataclass
 class Figures:
-    """What was measured of one worker: flow runs as the times of their states, and what they took, by kind."""
+    """One worker's measurements by kind: the times of the flow runs' states, and the resources that they used."""
 
     runs: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     took: dict[str, list[Reading]] = field(default_factory=dict)
@@ -184,28 +184,28 @@ class Figures:
     memory_after: list[int] = field(default_factory=list)
 
     def seconds(self, kind: str, state: str) -> list[float]:
-        """Return how long each run took from its trigger to a state, in order."""
+        """Return the seconds of each run from its trigger to a state, sorted."""
         return sorted(run[state] - run["SCHEDULED"] for run in self.runs[kind])
 
     def middle(self, kind: str, state: str) -> float:
-        """Return the median time from trigger to a state."""
+        """Return the median seconds from trigger to a state."""
         return median(self.seconds(kind, state))
 
     def most(self, kind: str, state: str) -> float:
-        """Return the time from trigger to a state that 95 of 100 runs do not exceed."""
+        """Return the 95th percentile of the seconds from trigger to a state."""
         seconds = self.seconds(kind, state)
         return seconds[math.ceil(0.95 * len(seconds)) - 1]
 
     def cpu(self, kind: str) -> float:
-        """Return the CPU seconds of worker and processes per run."""
+        """Return the CPU seconds of the worker and its processes per run."""
         return sum(each.worker for each in self.took[kind]) / len(self.runs[kind])
 
     def cpu_of_the_rest(self, kind: str) -> float:
-        """Return the CPU seconds of server, database and whatever else the host has, per run."""
+        """Return the CPU seconds of the host's other processes (server, database, proxy) per run."""
         return sum(each.host - each.worker for each in self.took[kind]) / len(self.runs[kind])
 
     def others(self, kind: str) -> float:
-        """Return how many CPUs the rest of the machine took meanwhile."""
+        """Return the average number of CPUs that the rest of the machine used."""
         return sum(each.machine - each.host for each in self.took[kind]) / sum(each.clock for each in self.took[kind])
 
 
@@ -221,7 +221,7 @@ class Worker:
 
 
 def start_default(host: Host) -> None:
-    """Start Prefect's own worker, with ours' account and variables, but for Prefect's settings."""
+    """Start Prefect's own worker, with our worker's account and variables, except for Prefect's settings."""
     names = host.run("sed", "--quiet", "s/^\\(PREFECT_[^=]*\\)=.*/\\1/p", VARIABLES).split()
     ours = [name for name in names if not name.startswith(("PREFECT_API_", "PREFECT_HOME"))]
     host.run(
@@ -241,7 +241,7 @@ def start_default(host: Host) -> None:
 
 
 def start_without_forks(host: Host) -> None:
-    """Start ours as ``prefect_worker_forks: false`` has it."""
+    """Start our worker as with ``prefect_worker_forks: false``."""
     command = host.run("grep", "^ExecStart=", "/etc/systemd/system/prefect-worker.service").strip()
     host.write(NO_FORKS, f"[Service]\nExecStart=\n{command} --no-forks\n")
     host.run("systemctl", "daemon-reload")
@@ -249,7 +249,7 @@ def start_without_forks(host: Host) -> None:
 
 
 def start_with_forks(host: Host) -> None:
-    """Start ours as the converge left it."""
+    """Start our worker as the converge configured it."""
     host.run("rm", "--force", NO_FORKS)
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", "prefect-worker")
@@ -262,7 +262,7 @@ WORKERS = (DEFAULT, WITHOUT_FORKS, WITH_FORKS)
 
 
 class Bench:
-    """Lets workers run flows, and notes what that took."""
+    """Runs flows by each worker, and records times and resources."""
 
     def __init__(self, host: Host, api: Api) -> None:
         self._host = host
@@ -271,7 +271,7 @@ class Bench:
         self.figures = {worker: Figures() for worker in WORKERS}
 
     def prepare(self) -> None:
-        """Make pool and deployments."""
+        """Create the work pool and the deployments."""
         self._host.write(f"{DIRECTORY}/runs_flow.py", (ROOT / "benchmarks/runs_flow.py").read_text("utf-8"))
         self._host.run("systemctl", "stop", "prefect-worker")
         DEFAULT.start(self._host)
@@ -288,26 +288,26 @@ class Bench:
             self._deployments[AT_ONCE, pool] = self._deployments[ONE_BY_ONE, pool]
         master = self._api.ask(f"/deployments/name/{MASTER}")
         kept = {name: master[name] for name in ("flow_id", "entrypoint", "pull_steps")}
-        # One at a time, as the original.
+        # One run at a time, like the original deployment.
         limit = {"concurrency_limit": 1, "concurrency_options": {"collision_strategy": "ENQUEUE"}}
         self._deployments[MASTER_RUNS, OUR_POOL] = master["id"]
         self._deployments[MASTER_RUNS, DEFAULT_POOL] = self._api.deploy("bench-master", DEFAULT_POOL, kept | limit)
 
     def turn(self, worker: Worker, *, masters: int) -> None:
-        """Let a worker have its part of a round."""
+        """Measure one worker's part of a round."""
         figures = self.figures[worker]
         worker.start(self._host)
         try:
-            # Of a worker without flow runs; the first one also says that the worker is there.
+            # The first run shows that the worker is up; afterwards measure the worker without flow runs.
             self._all_of(worker, ONE_BY_ONE, 1)
             alone = self._settled(worker)
             figures.memory_idle.append(self._host.memory(worker.unit))
             before = Reading.now(self._host, worker.unit)
             time.sleep(IDLE_SECONDS)
             figures.idle.append(before.until(Reading.now(self._host, worker.unit)))
-            with self._noted(worker, ONE_BY_ONE, alone):
+            with self._recorded(worker, ONE_BY_ONE, alone):
                 self._one_after_the_other(worker, ONE_BY_ONE, RUNS // ROUNDS)
-            with self._noted(worker, AT_ONCE, alone):
+            with self._recorded(worker, AT_ONCE, alone):
                 runs = self._all_of(worker, AT_ONCE, BURST)
                 figures.runs.setdefault(AT_ONCE, []).extend(runs)
                 figures.bursts.append(
@@ -315,10 +315,10 @@ class Bench:
                 )
             figures.memory_after.append(self._host.memory(worker.unit))
             if masters:
-                # The first one of all loads the data; all others find it loaded.
+                # Only the very first run loads the data, so one run is not measured.
                 self._all_of(worker, MASTER_RUNS, 1)
                 self._settled(worker, alone)
-                with self._noted(worker, MASTER_RUNS, alone):
+                with self._recorded(worker, MASTER_RUNS, alone):
                     self._one_after_the_other(worker, MASTER_RUNS, masters)
         except BaseException:
             sys.stderr.write(self._host.run("journalctl", "--lines", "60", "--no-pager", "--unit", worker.unit))
@@ -327,20 +327,20 @@ class Bench:
             self._host.run("systemctl", "stop", worker.unit)
 
     @contextlib.contextmanager
-    def _noted(self, worker: Worker, kind: str, alone: int) -> Iterator[None]:
-        """Note what something took, up to the end of its last process."""
+    def _recorded(self, worker: Worker, kind: str, alone: int) -> Iterator[None]:
+        """Record the resources that the body uses, up to the end of its last process."""
         before = Reading.now(self._host, worker.unit)
         yield
         self._settled(worker, alone)
         self.figures[worker].took.setdefault(kind, []).append(before.until(Reading.now(self._host, worker.unit)))
 
     def _settled(self, worker: Worker, alone: int | None = None) -> int:
-        """Wait until no process of a flow run is left; return how many the worker has for itself."""
+        """Wait until no process of a flow run is left; return the number of the worker's own processes."""
         counts: list[int] = []
 
         def settled() -> bool:
             counts.append(len(self._host.processes(worker.unit)))
-            # Where it is not known yet: when it stays the same.
+            # If the number is not known yet, wait until it is stable.
             return counts[-1] <= alone if alone is not None else counts[-10:] == 10 * [counts[-1]]
 
         wait_until(settled, "the flow runs' processes have ended")
@@ -348,7 +348,7 @@ class Bench:
 
     def _one_after_the_other(self, worker: Worker, kind: str, count: int) -> None:
         for number in range(count):
-            # Triggered at all times between two of the worker's questions for runs, not always right after a run.
+            # Spread the triggers over the worker's polling interval, instead of right after a run.
             time.sleep(worker.query_seconds * (number + 0.5) / count)
             self.figures[worker].runs.setdefault(kind, []).extend(self._all_of(worker, kind, 1))
 
@@ -358,10 +358,10 @@ class Bench:
         create = f"/deployments/{deployment}/create_flow_run"
 
         def trigger(_: int) -> str:
-            # By its key a run is created once, also where the question has to be asked again.
+            # The idempotency key prevents a second run if the request is retried.
             return str(self._api.ask(create, {"idempotency_key": str(uuid4())})["id"])
 
-        # Together: a server that runs the first ones already is slow to take the last.
+        # Concurrently: a server that already runs the first ones accepts the last ones slowly.
         with ThreadPoolExecutor(TRIGGERS) as pool:
             runs = list(pool.map(trigger, range(count)))
         left = {"id": {"any_": runs}, "state": {"type": {"not_any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}
@@ -389,7 +389,7 @@ class Bench:
 
 
 def describe(runs: list[dict[str, float]]) -> str:
-    """Return when the runs reached each state, in the mean, in seconds after the first trigger."""
+    """Return the mean time at which the runs reached each state, in seconds after the first trigger."""
     first = min(run["SCHEDULED"] for run in runs)
     names = dict.fromkeys(name for run in runs for name in run if not name.isupper())
     reached = {name: [run[name] - first for run in runs if name in run] for name in names}
@@ -397,7 +397,7 @@ def describe(runs: list[dict[str, float]]) -> str:
 
 
 def wait_until(ready: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
-    """Wait until something is so, and not for ever."""
+    """Wait until a condition is true; exit after a timeout in seconds."""
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
@@ -406,7 +406,7 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float = START_SECO
 
 
 def table(figures: dict[Worker, Figures]) -> Iterator[str]:
-    """Return the lines of a table of everything."""
+    """Return the lines of a table of all measurements."""
     times = f"{'Pending':>9}{'Running':>9}{'p95':>7}{'Completed':>11}{'p95':>7}"
     for kind in (ONE_BY_ONE, AT_ONCE, MASTER_RUNS):
         yield f"{kind:24}{'runs':>6}{times}{'CPU/run':>9}{'others':>8}{'taken':>7}"
@@ -433,7 +433,7 @@ def table(figures: dict[Worker, Figures]) -> Iterator[str]:
 
 
 def bars(figures: dict[Worker, Figures]) -> Iterator[str]:
-    """Return the lines that hold the figures against their bars."""
+    """Return the lines that compare the figures with their bars."""
 
     def lines(what: str, measure: Callable[[Figures, str], float], bars: dict[Worker, str], kind: str) -> Iterator[str]:
         for worker, of_it in figures.items():
@@ -463,7 +463,7 @@ def _load() -> str:
 
 
 def main() -> None:
-    """Measure on a host of its own, and print."""
+    """Measure on a new host, and print the results."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

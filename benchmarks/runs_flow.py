@@ -1,4 +1,4 @@
-"""The flow that ``benchmarks/runs.py`` lets workers run: next to no work, so that what is around it is measured."""
+"""The flow of ``benchmarks/runs.py``: it does almost no work, so that the overhead around it is measured."""
 
 from prefect import flow, task
 

@@ -1,10 +1,10 @@
-# The distribution's PostgreSQL without systemd, for tests that want a server and throw it away.
+# The distribution's PostgreSQL without systemd, for tests with a disposable server.
 ARG BASE
 FROM ${BASE}
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql \
     && apt-get clean
-# Nothing here outlives a test, so nothing waits for a disk.
+# No data must survive a test, so that no write has to wait for a disk.
 RUN cd /etc/postgresql/*/main \
     && printf "listen_addresses = '*'\nfsync = off\nfull_page_writes = off\n" > conf.d/test.conf \
     && echo 'host all all all scram-sha-256' >> pg_hba.conf

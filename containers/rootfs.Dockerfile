@@ -1,3 +1,3 @@
-# A base image out of a root file system that mmdebstrap made, for machines that reach no image registry.
+# A base image from a root file system that mmdebstrap has built, for machines without access to an image registry.
 FROM scratch
 ADD rootfs.tar /

@@ -1,4 +1,4 @@
-"""How alembic reaches the database; alembic runs this module for every command."""
+"""Connects alembic to the database; alembic runs this module for every command."""
 
 from logging.config import fileConfig
 
@@ -8,7 +8,7 @@ from sqlalchemy import text
 from ca_biositing.datamodels.database import database_url, engine_from_environment
 from ca_biositing.datamodels.models import Base
 
-# Any number does, as long as nothing else in this database takes the same advisory lock.
+# An arbitrary number that no other advisory lock in this database uses.
 _UPGRADE_LOCK = 0x62696F636972
 
 
@@ -19,13 +19,12 @@ def _run_offline() -> None:
 
 
 def _run_online() -> None:
-    # One transaction around everything: an upgrade happens as a whole or not at all, and the lock
-    # is gone with it, however it ends.
+    # One transaction around everything: an upgrade is atomic, and its end releases the lock in any case.
     with engine_from_environment().begin() as connection:
-        # Before alembic reads the current revision: of two upgrades at once the second then finds
-        # the first one's work done.
+        # Before alembic reads the current revision, so that the second of two concurrent upgrades finds the first one
+        # completed.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
-        # A migration that waits for a table's lock makes every later query on that table wait too.
+        # While a migration waits for a table lock, every later query on that table waits as well.
         connection.execute(text("SET LOCAL lock_timeout = '10s'"))
         context.configure(connection=connection, target_metadata=Base.metadata)
         context.run_migrations()

@@ -1,7 +1,7 @@
-"""Run a command on the first host of an inventory group, with a terminal where this one is one.
+"""Run a command on the first host of an inventory group, with a terminal if this process has one.
 
-Ansible runs commands, but none that a person talks to; this resolves a host by Ansible's own inventory and
-hands over to `docker exec` or `ssh`.
+Ansible cannot run interactive commands. This program finds the host in Ansible's inventory and executes `docker exec`
+or `ssh`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SERVICES = Path(__file__).parents[1] / "playbooks/group_vars/all/services.yml"
 
 
 def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
-    """Return name and variables of a group's first host.
+    """Return the name and variables of a group's first host.
 
-    Raises SystemExit with advice where the group has none.
+    Raises SystemExit with advice if the group has no host.
     """
     listing = json.loads(
         subprocess.run(
@@ -41,15 +41,15 @@ def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
 
 
 def services(variables: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the platform's list of services, with those that an inventory adds."""
+    """Return the platform's services and those that the inventory adds."""
     listed: list[dict[str, Any]] = yaml.safe_load(SERVICES.read_text(encoding="utf-8"))["__platform_services"]
     return [*listed, *variables.get("other_services", [])]
 
 
 def account_of(unit: str, listed: list[dict[str, Any]]) -> str:
-    """Return the account of a unit, which is named without its suffix.
+    """Return the account of a unit, whose name is given without its suffix.
 
-    Raises SystemExit with those that there are, where no service of that name has an account.
+    Raises SystemExit with the valid names if no service of that name has an account.
     """
     accounts = {
         service["unit"].removesuffix(".service"): service["account"] for service in listed if "account" in service
@@ -60,7 +60,7 @@ def account_of(unit: str, listed: list[dict[str, Any]]) -> str:
 
 
 def in_unit(unit: str, user: str, command: list[str], *, terminal: bool) -> list[str]:
-    """Return the command as a service of its own with the environment, release and account, `user`, of a unit."""
+    """Return the command as a transient service with a unit's environment and release, run by the account `user`."""
     return [
         "systemd-run",
         "--quiet",
@@ -71,14 +71,14 @@ def in_unit(unit: str, user: str, command: list[str], *, terminal: bool) -> list
         f"--property=EnvironmentFile=/etc/biocirv/{unit}.env",
         "--working-directory=/opt/biocirv/current/app",
         "--setenv=PATH=/opt/biocirv/current/env/bin:/usr/local/bin:/usr/bin:/bin",
-        # env looks for the program on the service's PATH; systemd-run would look on the host's.
+        # env searches the service's PATH for the program; systemd-run would search the host's.
         "/usr/bin/env",
         *command,
     ]
 
 
 def transport(name: str, variables: dict[str, Any], command: list[str], *, terminal: bool) -> list[str]:
-    """Return the local command that runs another one as root on a host."""
+    """Return the local command that runs `command` as root on a host."""
     address = str(variables.get("ansible_host", name))
     if "docker" in str(variables.get("ansible_connection", "ssh")):
         return ["docker", "exec", "--interactive", *(["--tty"] if terminal else []), address, *command]
@@ -101,12 +101,12 @@ def transport(name: str, variables: dict[str, Any], command: list[str], *, termi
 
 
 def main() -> None:
-    """Parse the command line and become the command."""
+    """Parse the command line and execute the command in place of this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--inventory", required=True, help="Ansible inventory")
     parser.add_argument("--unit", help="run with this unit's account and environment")
-    parser.add_argument("--journal", metavar="UNIT", help="show the journal of this unit; empty: of every service")
-    parser.add_argument("group", help="group whose first host is meant, or all")
+    parser.add_argument("--journal", metavar="UNIT", help="show the journal of this unit, or of every service if empty")
+    parser.add_argument("group", help="run on the first host of this group, or of all hosts if 'all'")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="command and its arguments")
     arguments = parser.parse_args()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
@@ -119,7 +119,7 @@ def main() -> None:
         units = [arguments.journal] if arguments.journal else [each["unit"] for each in services(variables)]
         command = ["journalctl", "--no-hostname", *command, *(f"--unit={unit}" for unit in units)]
     argv = transport(name, variables, command, terminal=terminal)
-    os.execvp(argv[0], argv)  # noqa: S606 - the point is to become that program, without a shell between
+    os.execvp(argv[0], argv)  # noqa: S606 - replaces this process, without a shell
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +15,57 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/variables.md"
-# Other roles hand them all that they need.
-TOOLS = ("managed_files", "systemd_unit")
+TOPICS = Path(__file__).with_suffix(".yml")
+# Other roles and playbooks give them all that they need.
+TOOLS = ("managed_files", "systemd_unit", "activation")
 HEAD = """# Variables
 
-Made by `make variables` from each role's `meta/argument_specs.yml`. A converge checks every value before it changes
-anything, and a name that begins like a role's and is none is an error that suggests the right one. They stand in an
-inventory's `group_vars/`; those that every inventory must set are in `inventory/local`, with values for one host.
+`make variables` writes this page from each role's `meta/argument_specs.yml`. Set variables in an inventory's
+`group_vars/`. Those without a default must be set; `inventory/local` and the examples show values for one host. A
+converge checks every value before it changes anything, and a name that begins like a role's and is none is an error
+that suggests the right one.
 """
 
 
 def page() -> str:
     """Return the page's text."""
-    wired = yaml.safe_load((ROOT / "playbooks/group_vars/all/wiring.yml").read_text(encoding="utf-8"))
-    lines = [HEAD, "## What every inventory sets", ""]
-    lines += table(specs("preflight")["inventory"]["options"])
+    lines = [HEAD]
+    for topic, options in by_topic():
+        lines += [f"## {topic['title']}", "", topic["about"], "", "```yaml", topic["example"].rstrip(), "```", ""]
+        lines += [*table(options), ""]
+    return "\n".join(lines)
+
+
+def by_topic() -> list[tuple[dict[str, Any], dict[str, dict[str, Any]]]]:
+    """Return each topic with the options that belong to it, by their names.
+
+    Raises ValueError where an option belongs to none, or a topic has none.
+    """
+    topics: list[dict[str, Any]] = yaml.safe_load(TOPICS.read_text(encoding="utf-8"))
+    found: list[tuple[dict[str, Any], dict[str, dict[str, Any]]]] = [(topic, {}) for topic in topics]
+    for name, option in options_of_inventories().items():
+        for topic, options in found:
+            if any(fnmatchcase(name, pattern) for pattern in topic["variables"]):
+                options[name] = option
+                break
+        else:
+            raise ValueError(f"{name} belongs to no topic of {TOPICS.name}: add it to one.")
+    if empty := [topic["title"] for topic, options in found if not options]:
+        raise ValueError(f"No variable belongs to {', '.join(empty)} of {TOPICS.name}.")
+    return found
+
+
+def options_of_inventories() -> dict[str, dict[str, Any]]:
+    """Return the options that an inventory may set: those that it must, and those of roles that are not wired."""
+    wired: dict[str, Any] = {}
+    for path in (ROOT / "playbooks/group_vars/all").iterdir():
+        wired |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    options: dict[str, dict[str, Any]] = dict(specs("preflight")["inventory"]["options"])
     for role in sorted(path.name for path in (ROOT / "roles").iterdir()):
-        main = specs(role)["main"]
-        options = {name: option for name, option in main.get("options", {}).items() if name not in wired}
-        if options and role not in TOOLS:
-            lines += ["", f"## {role}", "", f"{main['short_description']}.", "", *table(options)]
-    return "\n".join(lines) + "\n"
+        if role not in TOOLS:
+            own = specs(role)["main"].get("options", {})
+            options |= {name: option for name, option in own.items() if name not in wired and name not in options}
+    return options
 
 
 def specs(role: str) -> dict[str, Any]:

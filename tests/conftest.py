@@ -1,4 +1,4 @@
-"""What all tests have in common: a record for the suite's report, and the journal of hosts on which a test failed."""
+"""Hooks of all tests: a record for the suite's report, and the journal of the hosts of a failed test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _record(**entry: object) -> None:
 
 
 def pytest_report_header() -> str:
-    """Say how patient the tests are."""
+    """Show the factor by which timeouts are multiplied."""
     return f"limits: {limits.slowness():g} times those of an idle machine, see tests/limits.py"
 
 
@@ -51,7 +51,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Record what could not be collected."""
+    """Record a collection error."""
     if report.failed:
         _record(
             test=report.nodeid, when="collect", outcome="failed", seconds=0, message=report.longreprtext, journal=""
@@ -60,7 +60,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the journal of its hosts to the report of a test that failed."""
+    """Add the journal of its hosts to the report of a failed test."""
     report = yield
     inventory: Inventory | None = getattr(item, "funcargs", {}).get("inventory")
     if report.failed and inventory is not None:

@@ -1,4 +1,4 @@
-"""How long tests wait, in seconds: generous, in one place, and in proportion to how slow the machine is.
+"""Timeouts of tests, in seconds: generous, in one place, and in proportion to how slow the machine is.
 
 A wait ends as soon as its condition holds, so a limit costs nothing while all is well. Each limit below is for an idle
 machine like the one that ``REFERENCE_SECONDS`` was measured on; ``limit`` multiplies it by how much slower this one is.
@@ -14,18 +14,18 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A service that runs answers, and what it was told shows.
+# A running service answers, or a change takes effect.
 ANSWER = 60.0
-# A service starts or comes back, with all that it waits for; a small flow run runs from its creation to its end.
+# A service starts or recovers, with its dependencies; a small flow run completes.
 START = 120.0
-# A flow run whose process or host is gone is known to have crashed, and has run again after the pause of a minute.
+# A flow run whose process or host has died is marked as crashed, and retried after a minute's delay.
 CRASH = 360.0
-# A playbook runs to its end.
+# A playbook completes.
 PLAYBOOK = 900.0
-# A virtual machine boots and converges, where its processor is emulated.
+# A virtual machine with an emulated processor boots and converges.
 EMULATED = 4 * 3600.0
 
-# The variable by which the suite hands its measurement to the parts.
+# The variable by which the suite passes its measurement to the parts.
 VARIABLE = "TEST_SLOWNESS"
 # `_WORK` on both cores of an idle virtual machine, AMD EPYC at 2.6 GHz.
 REFERENCE_SECONDS = 1.0
@@ -43,24 +43,24 @@ def measure() -> float:
 
 @functools.cache
 def slowness() -> float:
-    """Return what the suite measured at its start; measure now where tests run without it."""
+    """Return the suite's measurement; measure now if the tests run without the suite."""
     given = os.environ.get(VARIABLE)
     return float(given) if given else measure()
 
 
 def limit(seconds: float) -> float:
-    """Return how long to wait here for what takes at most ``seconds`` on an idle machine."""
+    """Return the limit on this machine for what takes at most ``seconds`` on an idle reference machine."""
     return seconds * slowness()
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = START, *, poll: float = 0.1) -> T:
-    """Return what a condition returns as soon as that is true.
+    """Wait until a condition returns a true value, and return it.
 
     Args:
-        condition: Asked every ``poll`` seconds.
+        condition: Evaluated every ``poll`` seconds.
         what: What is waited for, for the error.
         seconds: The limit on an idle machine.
-        poll: Seconds between two questions.
+        poll: Seconds between two evaluations.
 
     Raises:
         AssertionError: The condition did not hold in time.
@@ -70,6 +70,6 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = START, *,
     deadline = time.monotonic() + patience
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {patience:.0f} seconds: {what}"
-        # Between two questions, which may cost the machine a process each; never in the place of one.
+        # A pause between evaluations, which may start a process each; it never replaces one.
         time.sleep(poll)
     return value

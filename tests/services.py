@@ -1,4 +1,4 @@
-"""The platform's list of services, which tests are derived from as playbooks are."""
+"""The platform's list of services, from which both tests and playbooks derive theirs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import yaml
 
 LIST = Path(__file__).parents[1] / "playbooks/group_vars/all/services.yml"
 SERVICES: list[dict[str, Any]] = yaml.safe_load(LIST.read_text(encoding="utf-8"))["__platform_services"]
-# Options of journalctl that choose all of them.
+# Options of journalctl that select all services.
 JOURNAL = " ".join(f"--unit '{service['unit']}'" for service in SERVICES)
 
 
 def units(*kinds: str, **wanted: str) -> list[str]:
-    """Return the names, without suffix, of the units of these kinds (none: of all) whose attributes are as wanted."""
+    """Return the names, without suffix, of the units of these kinds (default: all) with the given attributes."""
     return [
         service["unit"].removesuffix(".service")
         for service in SERVICES
@@ -23,5 +23,5 @@ def units(*kinds: str, **wanted: str) -> list[str]:
 
 
 def entry(unit: str) -> dict[str, Any]:
-    """Return the entry of a unit, which is named without its suffix."""
+    """Return the entry of a unit, given its name without suffix."""
     return next(service for service in SERVICES if service["unit"].removesuffix(".service") == unit)

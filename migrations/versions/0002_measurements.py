@@ -1,4 +1,4 @@
-"""Field samples, experiments and observations; the accounting of runs."""
+"""Field samples, experiments and observations; the accounting of ETL runs."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the channel, a wheel beside it, and the locked application, below a directory that holds debs.tar.
+# Creates the channel, a separate wheel and the locked application in a directory that contains debs.tar.
 set -eu
 work=$1
 rm -rf "$work/debs" "$work/channel" "$work/application" "$work/wheel"
@@ -7,7 +7,7 @@ mkdir -p "$work/debs" "$work/channel/wheels"
 tar --extract --file "$work/debs.tar" --directory "$work/debs"
 python3 -m tests.conda.channel --out "$work/channel" --debs "$work/debs"
 
-# A wheel that nothing needs, so that a lock can name it or not.
+# A wheel that no package requires, so that a lock file may contain it or not.
 mkdir -p "$work/wheel/src/example_wheel"
 printf '[project]\nname = "example-wheel"\nversion = "1.0"\n[build-system]\nrequires = ["uv_build"]\nbuild-backend = "uv_build"\n' >"$work/wheel/pyproject.toml"
 echo 'ANSWER = 42' >"$work/wheel/src/example_wheel/__init__.py"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Locks the application. Arguments: where it and the channel are; Python's version; a wheel of the channel to name too, or
-# nothing; further options of tests.conda.lockfile.
+# Locks the application. Arguments: directory of application and channel; version of Python; a wheel of the channel to include, or
+# an empty string; additional options of tests.conda.lockfile.
 set -eu
 work=$1 python=$2 wheel=${3-}
 if [ $# -le 2 ]; then shift 2; else shift 3; fi

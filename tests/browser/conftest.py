@@ -1,4 +1,4 @@
-"""Debian's Chromium, which trusts the platform's certificate and no other, and finds the platform where it is."""
+"""Debian's Chromium, which trusts only the platform's certificate, and resolves the platform's name."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ __all__ = ["inventory"]
 
 @pytest.fixture(scope="module")
 def page(inventory: "Inventory") -> Iterator[Page]:
-    """Return a page of a browser that nobody has used before."""
+    """Return a page of a browser with a new profile."""
     server = inventory.name("prefect_server")
     certificate = x509.load_pem_x509_certificate(Path(inventory.value("tls_directory"), f"{server}.crt").read_bytes())
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

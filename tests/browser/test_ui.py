@@ -1,6 +1,6 @@
-"""Prefect's UI, as somebody uses it who has the password: log in, run the master flow, read what was loaded.
+"""Prefect's UI, as a user with the password sees it: log in, run the master flow, read the counts.
 
-``SCREENSHOTS`` names a directory for pictures of it.
+``SCREENSHOTS`` names a directory for screenshots.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests import limits
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
-# What Prefect's own pages and clients say first.
+# The first message of Prefect's own pages and clients.
 OPEN = """
     ([address, token]) => new Promise((resolve, reject) => {
         const socket = new WebSocket(address, "prefect")
@@ -30,18 +30,18 @@ OPEN = """
 
 @pytest.fixture
 def take(page: Page, tmp_path: Path) -> "Take":
-    """Return what takes pictures."""
+    """Return an object that takes screenshots."""
     return Take(page, Path(os.environ.get("SCREENSHOTS") or tmp_path))
 
 
 class Take:
-    """Takes pictures of a page."""
+    """Takes screenshots of a page."""
 
     def __init__(self, page: Page, directory: Path) -> None:
         self._page, self._directory = page, directory
 
     def __call__(self, name: str) -> None:
-        """Take one, when nothing on the page moves any more."""
+        """Take one when the page is idle."""
         self._page.wait_for_load_state("networkidle")
         self._page.screenshot(path=self._directory / f"{name}.png", animations="disabled")
 
@@ -68,10 +68,10 @@ def test_the_master_flow_is_run_by_clicking(page: Page, inventory: "Inventory", 
     page.get_by_role("menuitem", name="Quick run").click()
     page.get_by_role("link", name="View run").click()
 
-    # Without a reload: the page hears of it.
+    # The page updates itself without a reload.
     state = page.get_by_text("Completed", exact=True).first
     expect(state).to_be_visible(timeout=limits.limit(limits.START) * 1000)
-    # The notice stays as long as the mouse is on it.
+    # The notice stays while the mouse is over it.
     page.mouse.move(0, 0)
     expect(page.get_by_role("link", name="View run")).to_be_hidden()
     take("master-run")
@@ -81,17 +81,17 @@ def test_the_master_flow_is_run_by_clicking(page: Page, inventory: "Inventory", 
     flows.first.click()
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_role("link", name="accounting-").click()
-    # Of each flow run one; the newest is the first.
+    # One per flow run, newest first.
     page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
     expect(page.get_by_role("columnheader", name="inserted")).to_be_visible()
     take("accounting")
     assert {urlsplit(url).netloc for url in answered if url.startswith("http")} == {urlsplit(api).netloc}
-    # What the proxy's policy refuses, or the page itself gave up, never reached another host.
+    # Requests that the proxy's policy blocked, or that the page aborted, never reached another host.
     assert [url for url, reason in failed if reason not in ("csp", "net::ERR_ABORTED")] == []
 
 
 def test_a_websocket_opens(page: Page, inventory: "Inventory") -> None:
-    """Through the proxy, and by what its policy lets a page do."""
+    """A page can open one through the proxy, and the proxy's content security policy permits it."""
     address = inventory.value("prefect_api_url").replace("https://", "wss://") + "/events/out"
     page.goto(inventory.value("prefect_api_url").removesuffix("/api"), wait_until="commit")
     password = f"biocirv:{inventory.value('prefect_api_password')}"

@@ -1,1 +1,1 @@
-"""A conda channel and lock files for tests, made on the spot: no real channel can be reached where tests run."""
+"""A conda channel and lock files, generated for tests, which have no access to a real channel."""

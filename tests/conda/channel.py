@@ -1,7 +1,7 @@
 """Make a conda channel from a Debian's own Python: `python -m tests.conda.channel --out DIR [--debs DIR]`.
 
-Without packages of another Debian it takes this machine's. An environment from it runs where that Debian's glibc does,
-which is what its packages ask for as conda-forge's do.
+Without `--debs` it uses this machine's packages. An environment from the channel needs the glibc of that Debian, which
+its packages declare as a dependency, as conda-forge's do.
 """
 
 import argparse
@@ -26,7 +26,7 @@ DOWNLOAD = Path(__file__).with_name("download.sh")
 
 
 def main() -> None:
-    """Make the channel that the command line asks for."""
+    """Make the channel according to the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the channel's directory")
     parser.add_argument("--debs", type=Path, metavar="DIR", help="what download.sh downloaded on another Debian")
@@ -35,11 +35,11 @@ def main() -> None:
 
 
 def make_channel(channel: Path, debs: Path | None = None) -> None:
-    """Fill a directory with a channel: Python and its libraries, and a few packages that show something.
+    """Fill a directory with a channel: Python and its libraries, and a few example packages.
 
     Args:
         channel: the directory to make.
-        debs: Debian packages that `download.sh` downloaded; without, those of this machine's Debian are.
+        debs: Debian packages from `download.sh`; without them those of this machine's Debian are downloaded.
 
     Raises:
         subprocess.CalledProcessError: a package could not be downloaded, unpacked or patched.
@@ -68,14 +68,14 @@ def make_channel(channel: Path, debs: Path | None = None) -> None:
         _make_python(python, Path(temporary) / "prefix")
         write_package(channel / subdir, "python", python_version, Path(temporary) / "prefix", sorted(set(needs)))
         _write_examples(channel / "noarch", Path(temporary) / "examples")
-    # Without force, a package of the same name would keep the hash that it had in an older index.
+    # Without force, a package of the same name would keep its hash from an older index.
     asyncio.run(index_fs(channel, write_shards=False, force=True))
 
 
 def write_package(
     directory: Path, name: str, version: str, files: Path, depends: list[str], noarch: str | None = None
 ) -> Path:
-    """Write a directory's files as a `.conda` package, the same bytes for the same files; return its path."""
+    """Write a directory's files as a reproducible `.conda` package; return its path."""
     paths: list[dict[str, str | int]] = []
     for path in sorted(files.rglob("*")):
         entry: dict[str, str | int] = {"_path": path.relative_to(files).as_posix()}
@@ -152,7 +152,7 @@ def _described(deb: Path) -> tuple[str, str, str]:
 
 
 def _make_library(unpacked: Path, prefix: Path) -> None:
-    """Gather a Debian package's shared libraries in PREFIX/lib, where they find each other."""
+    """Copy a Debian package's shared libraries to PREFIX/lib, with a run path to each other."""
     lib = prefix / "lib"
     lib.mkdir(parents=True)
     for path in unpacked.glob("**/*-linux-gnu*/lib*.so.*"):
@@ -161,7 +161,7 @@ def _make_library(unpacked: Path, prefix: Path) -> None:
 
 
 def _make_python(unpacked: Path, prefix: Path) -> None:
-    """Make a prefix of a Debian's Python: what Debian changed about where packages lie is changed back."""
+    """Make a prefix of Debian's Python, and revert Debian's changes to the location of packages."""
     (binary,) = (unpacked / "usr/bin").glob("python3.*")
     (prefix / "bin").mkdir(parents=True)
     shutil.copy2(binary, prefix / "bin")
@@ -173,7 +173,7 @@ def _make_python(unpacked: Path, prefix: Path) -> None:
 
     (sysconfig,) = [path for name in ("sysconfig.py", "sysconfig/__init__.py") if (path := library / name).exists()]
     _replace(sysconfig, r"prefix_scheme = '(posix_local|deb_system)'", "prefix_scheme = 'posix_prefix'")
-    # The module site is frozen into the binary: it cannot be changed, and looks here.
+    # The module site is frozen into the binary and cannot be changed: it searches here.
     (library / "dist-packages").symlink_to("site-packages")
     for path in library.glob("_sysconfigdata_*.py"):
         if not path.is_symlink():
@@ -194,7 +194,7 @@ def _set_rpath(rpath: str, files: list[Path]) -> None:
 
 
 def _write_examples(directory: Path, temporary: Path) -> None:
-    """Write packages that set variables, that are a Python module, and that no host's glibc is new enough for."""
+    """Write packages that set variables, that are a Python module, and that need a newer glibc than any host's."""
     examples: dict[str, tuple[dict[str, str], list[str], str]] = {
         "example-activation": (
             {

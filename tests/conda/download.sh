@@ -1,5 +1,5 @@
 #!/bin/sh
-# Downloads this Debian's own Python, and the libraries that its standard library needs, into a directory.
+# Downloads this Debian's Python, and the libraries of its standard library, into a directory.
 set -eu
 mkdir -p "$1"
 cd "$1"

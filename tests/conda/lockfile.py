@@ -1,6 +1,6 @@
 """Write a pixi.lock as pixi does, in format 6, of packages in a test channel and wheels of an index.
 
-Such a file carries addresses: it is made where it is used, and never committed.
+Such a file contains addresses of this machine: it is generated where it is used, and never committed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ REPODATA_FIELDS = ("subdir", "sha256", "md5", "depends", "constrains", "noarch",
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel at an address."""
+    """A wheel at a URL."""
 
     name: str
     version: str
@@ -37,13 +37,13 @@ class Wheel:
 
     @classmethod
     def of(cls, path: Path, url: str) -> "Wheel":
-        """Return the wheel in a file, as it is at an address."""
+        """Return the wheel in a file, as published at a URL."""
         name, version = path.name.split("-")[:2]
         return cls(name.replace("_", "-").lower(), version, url, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def main() -> None:
-    """Write the lock file that the command line asks for."""
+    """Write the lock file according to the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--channel-directory", type=Path, required=True)
     parser.add_argument("--channel-url", required=True, help="where that directory is served")
@@ -86,9 +86,9 @@ def write_lockfile(
     Args:
         output: the file.
         environment: its name.
-        channel_directory: a channel, indexed.
-        channel_url: where it is served.
-        conda: packages of the channel; what they need is locked too.
+        channel_directory: an indexed channel.
+        channel_url: the URL at which it is served.
+        conda: packages of the channel; their dependencies are locked too.
         wheels: wheels.
         local: packages of the source, as paths relative to the file.
 
@@ -119,10 +119,10 @@ def write_lockfile(
 
 
 def locked_wheels(requirements: Path, python_version: str) -> list[Wheel]:
-    """Return the wheel of each requirement for a version of Python on this kind of machine, from uv's index.
+    """Return the wheel of each requirement for a version of Python on this platform, from uv's index.
 
     Raises:
-        ValueError: a wheel's hash is none of those in the requirements.
+        ValueError: a wheel's hash is not in the requirements.
         subprocess.CalledProcessError: uv found no wheel for a requirement.
 
     """
@@ -140,7 +140,7 @@ def locked_wheels(requirements: Path, python_version: str) -> list[Wheel]:
     hashes = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", requirements.read_text(encoding="utf-8")))
     wheels = []
     for package in packages:
-        # uv names all that fit this platform.
+        # uv lists all wheels that fit this platform.
         wheel = min(package["wheels"], key=lambda wheel: _preference(wheel["url"], python_version))
         sha256 = wheel["hashes"]["sha256"]
         if sha256 not in hashes:
@@ -150,7 +150,7 @@ def locked_wheels(requirements: Path, python_version: str) -> list[Wheel]:
 
 
 def _preference(url: str, python_version: str) -> int:
-    """Return how early a wheel's best tag comes among those that pip would look for."""
+    """Return the rank of a wheel's best tag in pip's order of preference."""
     version = [int(number) for number in python_version.split(".")]
     machine = platform.machine()
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(28, 16, -1)] + [f"manylinux2014_{machine}"]
@@ -159,7 +159,7 @@ def _preference(url: str, python_version: str) -> int:
 
 
 def _records(channel_directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the packages and all that they need, by their path in the channel."""
+    """Return the packages and their dependencies, by their path in the channel."""
     found = {}
     for repodata in channel_directory.glob("*/repodata.json"):
         for file, record in json.loads(repodata.read_text(encoding="utf-8"))["packages.conda"].items():

@@ -1,4 +1,4 @@
-"""The drills that were asked for, held as the tests need them, and the table in the end."""
+"""Fixtures that run the selected drills on demand, and the summary table."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ COLUMNS = (
 
 @pytest.fixture(scope="session")
 def exercise(request: pytest.FixtureRequest, inventory: Inventory) -> Iterator[Exercise]:
-    """Return the drills of this session: those that a test was selected of."""
+    """Return the drills of this session: those for which a test is selected."""
     parameters = (item.callspec.params for item in request.session.items if hasattr(item, "callspec"))
     wanted = {chosen["outcome"] for chosen in parameters if "outcome" in chosen}
     platform = Platform(inventory)
     if not platform.container and os.environ.get("DRILL_CONFIRMED") != "1":
         pytest.exit(
-            f"Drills stop and kill services on {inventory.path}, whose hosts are real: say `make drill CONFIRM=1`"
+            f"Drills kill services, and the hosts of {inventory.path} are real: confirm with `make drill CONFIRM=1`"
         )
     exercise = Exercise(platform, wanted)
     request.config.stash[EXERCISE] = exercise
@@ -55,7 +55,7 @@ def exercise(request: pytest.FixtureRequest, inventory: Inventory) -> Iterator[E
 
 @pytest.fixture(scope="session", params=list(DRILLS))
 def outcome(request: pytest.FixtureRequest, exercise: Exercise) -> Outcome:
-    """Return what a drill came to."""
+    """Return the outcome of a drill."""
     outcome = exercise.outcome(request.param)
     if outcome.skipped:
         pytest.skip(f"{request.param} {outcome.skipped}")
@@ -79,7 +79,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
-    """Return a drill's line of the table."""
+    """Return a drill's row of the table."""
     if outcome.skipped:
         return (outcome.drill.name, outcome.skipped, *("-",) * (len(COLUMNS) - 2))
     seconds = outcome.seconds_until_well

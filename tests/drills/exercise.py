@@ -1,4 +1,4 @@
-"""Holds drills: those of a batch strike one after the other, and share the wait until everything has ended."""
+"""Runs drills: those of a batch inject their faults in turn, then wait together until all flow runs have ended."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Exercise:
             outcome.skipped = outcome.drill.unavailable(platform)
 
     def begin(self) -> None:
-        """Make what loads need."""
+        """Create what loads need."""
         self._platform.seconds_until_well()
         self._field.prepare()
 
     def end(self) -> None:
-        """Remove it."""
+        """Remove what loads needed."""
         self._field.clear()
 
     def outcome(self, name: str) -> Outcome:
-        """Return a drill's outcome, after holding the batch that it is part of."""
+        """Return a drill's outcome; run its batch first if that has not been done."""
         batch = self.outcomes[name].drill.batch
         if batch not in self._held:
             self._held.add(batch)
@@ -73,12 +73,12 @@ class Exercise:
                 outcome.drill.restore(self._platform)
 
     def _has_loaded(self, outcome: Outcome) -> bool:
-        """Say whether a drill's ETL is done; wait for it where nothing ended it."""
+        """Return whether a drill's ETL has completed; wait for it if the fault did not end it."""
         if outcome.load is None or outcome.trouble or outcome.drill.crashing:
             return False
         load = outcome.load
         try:
-            self._platform.wait_until(lambda: self._field.has_loaded(load), "the ETL is done", limits.ANSWER)
+            self._platform.wait_until(lambda: self._field.has_loaded(load), "the ETL completes", limits.ANSWER)
         except NotYetError:
             return False
         outcome.count_rows(self._field)
@@ -90,7 +90,7 @@ class Exercise:
         earlier = [each.load for each in self.outcomes.values() if each.load]
         outcome.load = Load(self._field, drill.name)
         self._field.start(outcome.load, drill.kind, drill.steps)
-        self._platform.wait_until(lambda: self._field.is_quiet(earlier), "nothing runs again", limits.CRASH)
+        self._platform.wait_until(lambda: self._field.is_quiet(earlier), "all retries have ended", limits.CRASH)
         self._field.start_master(outcome.load, is_fresh=is_fresh)
         if not drill.outlasts:
             self._field.let_count(outcome.load)
@@ -102,7 +102,7 @@ class Exercise:
         outcome.well_at = self._platform.now()
 
     def _settle(self, outcomes: list[Outcome]) -> None:
-        """Wait until all flow runs have ended; each drill by itself says of which that does not come true."""
+        """Wait until all flow runs have ended; record a timeout in the outcome of the drill concerned."""
         seconds = limits.CRASH if any(outcome.drill.crashing for outcome in outcomes) else limits.START
         for outcome in outcomes:
             with self._noted(outcome):
@@ -113,17 +113,17 @@ class Exercise:
         assert load is not None
         wait(lambda: self._field.is_settled(load), "all flow runs end", seconds)
         heard = self._platform.heard_of_workers
-        wait(lambda: any(moment > outcome.well_at for moment in heard()), "a worker is heard of", limits.ANSWER)
-        # Where a record is lost the judgement says so, in its own words.
+        wait(lambda: any(moment > outcome.well_at for moment in heard()), "a worker sends a heartbeat", limits.ANSWER)
+        # A lost record is not an error here: Outcome.judge reports it.
         with suppress(NotYetError):
             wait(lambda: outcome.is_recorded(self._field), "all task runs are recorded", limits.ANSWER)
 
     @contextmanager
     def _noted(self, *outcomes: Outcome) -> Iterator[None]:
-        """Keep what goes wrong, with the journal, for the drills' tests; the other drills are held all the same."""
+        """Keep an error, with the journal, for the tests of these drills; the other drills run nevertheless."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is reported by the test
             text = f"{type(error).__name__}: {error}\n\n" + "\n".join(self._platform.journal())
             for outcome in outcomes:
                 outcome.trouble = outcome.trouble or text

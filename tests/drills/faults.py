@@ -1,4 +1,4 @@
-"""What each drill breaks. ``DRILLS`` lists them, in the order in which they are held."""
+"""The fault that each drill injects. ``DRILLS`` lists them in the order in which they run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DRAIN_SECONDS = 8
 MEGABYTE = 2**20
-# More than there is below the limit that eat-memory sets.
+# More than the limit that eat-memory sets.
 HUNGER = 8192
 ALLOWANCE = 600 * MEGABYTE
 FULL_SECONDS = 10
@@ -33,69 +33,69 @@ JUMP = 3600
 
 
 class Drill:
-    """One thing that breaks, under load.
+    """A fault that is injected under load.
 
-    ``prepare`` and ``restore`` are what has to be arranged before and after, while nothing runs; ``strike`` breaks, and
-    returns when the fault is over. Drills of the same ``batch`` are held one right after the other, and share the wait
-    for flow runs to end.
+    ``prepare`` and ``restore`` run before and after, while no flow run is running; ``strike`` injects the fault, and
+    returns when it is over. Drills of the same ``batch`` run one right after the other, and then wait together for
+    their flow runs to end.
     """
 
     name: ClassVar[str]
-    # What breaks, for the table in the end.
+    # Description of the fault, for the summary table.
     breaks: ClassVar[str]
     batch: ClassVar[str]
     kind: ClassVar[str] = "steady"
-    # Seconds that each flow run still takes when it breaks.
+    # Seconds that each flow run has left when the fault occurs.
     steps: tuple[int, ...] = (20, 20, 20, 20)
-    # Or when that is over: of a fault that takes its time to come.
+    # If true, seconds that it has left when the fault is over: for a fault that takes long to inject.
     outlasts: ClassVar[bool] = False
-    # Flow runs whose process the fault ends, and which therefore run again: all, those of a name, or none.
+    # Pattern of the names of flow runs whose process the fault ends, and which are retried; None if there are none.
     crashing: ClassVar[str | None] = None
-    # And how many at most, where that is known only when it has struck.
+    # Maximum number of these flow runs, if it is known only after the fault.
     most_crashes: float = math.inf
-    # What the state of a run that crashed has to say.
+    # Pattern that the state message of a crashed run must match.
     message: ClassVar[str] = "."
     needs_container: ClassVar[bool] = False
-    # Seconds by which it sets the server's clock ahead of the database's.
+    # Seconds by which the fault sets the server's clock ahead of the database's.
     clock_ahead: ClassVar[float] = 0
 
     def unavailable(self, platform: Platform) -> str:
-        """Return why the drill cannot be held here, if it cannot."""
+        """Return why the drill cannot run here, or an empty string."""
         return "needs a container" if self.needs_container and not platform.container else ""
 
     def may_crash(self, name: str) -> bool:
-        """Say whether the fault may cost a flow run its process."""
+        """Return whether the fault may end a flow run's process."""
         return self.crashing is not None and re.search(self.crashing, name) is not None
 
     def says_why(self, message: str) -> bool:
-        """Say whether the message of a run that crashed gives its reason."""
+        """Return whether the state message of a crashed run gives the reason."""
         return re.search(self.message, message) is not None
 
     def prepare(self, platform: Platform) -> None:
-        """Arrange what the fault needs; all is well, and nothing runs."""
+        """Arrange what the fault needs; all services are healthy, and no flow run is running."""
 
     def strike(self, load: Load) -> float | None:
-        """Break it; return the time when it broke, by the database's clock, where that was not at once."""
+        """Inject the fault; return when it occurred, by the database's clock, or None if it was immediately."""
         raise NotImplementedError
 
     def restore(self, platform: Platform) -> None:
-        """Take back what was arranged; nothing runs."""
+        """Undo ``prepare``; no flow run is running."""
 
 
 class RestartPostgresql(Drill):
-    """What a converge or an update of the package does."""
+    """PostgreSQL restarts, as after a converge or a package upgrade."""
 
     name = "restart-postgresql"
     breaks = "PostgreSQL restarts"
     batch = "services"
 
     def strike(self, load: Load) -> None:
-        """Restart it."""
+        """Restart PostgreSQL."""
         load.platform.database.check_output("systemctl restart postgresql")
 
 
 class KillPostmaster(Drill):
-    """What a crash of PostgreSQL does: all connections are gone, and it recovers from its log."""
+    """PostgreSQL crashes: all connections are lost, and it recovers from its WAL."""
 
     name = "kill-postmaster"
     breaks = "kill -9 of PostgreSQL's postmaster"
@@ -107,7 +107,7 @@ class KillPostmaster(Drill):
 
 
 class KillServer(Drill):
-    """Prefect's server dies: what it held in memory is gone."""
+    """Prefect's server is killed, and loses what it held in memory."""
 
     name = "kill-server"
     breaks = "kill -9 of Prefect's server"
@@ -119,7 +119,7 @@ class KillServer(Drill):
 
 
 class DiskFull(Drill):
-    """PostgreSQL's file system is full, down to the last block of its log, for a while."""
+    """PostgreSQL's file system is full for a while, with no room left for WAL."""
 
     name = "disk-full"
     breaks = "PostgreSQL's file system is full"
@@ -132,7 +132,7 @@ class DiskFull(Drill):
         return rest[3], f"postgresql@{version}-{cluster}"
 
     def prepare(self, platform: Platform) -> None:
-        """Move the cluster to a file system of its own, in memory, with little room."""
+        """Move the cluster to a small tmpfs."""
         data, unit = self._data(platform)
         platform.database.check_output(
             f"systemctl stop {unit} && mkdir -p {self.MOUNT}"
@@ -142,12 +142,12 @@ class DiskFull(Drill):
         platform.seconds_until_well()
 
     def strike(self, load: Load) -> None:
-        """Fill it, and make room again."""
+        """Fill the file system, and free it again."""
         database = load.platform.database
         filler = f"{self.MOUNT}/filler"
         database.check_output(f"install --owner=postgres /dev/null {filler}")
-        # Of a session that is there before: a full file system may refuse new ones while the log still has room. When
-        # that is used up, nothing can be written any more, and PostgreSQL gives up.
+        # In a session that is already open: a full file system may refuse new ones while there is still room for WAL.
+        # When that is used up, nothing can be written any more, and PostgreSQL shuts down.
         full = database.run(
             "runuser --user postgres -- psql -At -c %s -c %s",
             f"\\! dd if=/dev/zero of={filler} bs=4k; df --output=avail {self.MOUNT} | tail -1",
@@ -155,7 +155,7 @@ class DiskFull(Drill):
         )
         try:
             assert (full.stdout.split(), full.rc != 0) == (["0"], True), f"{full.stdout}{full.stderr}"
-            load.platform.wait_until(lambda: database.run("pg_isready").rc != 0, "PostgreSQL is down for want of room")
+            load.platform.wait_until(lambda: database.run("pg_isready").rc != 0, "PostgreSQL stops with a full disk")
             load.platform.let_pass(FULL_SECONDS)
         finally:
             database.check_output(f"rm {filler}")
@@ -171,7 +171,7 @@ class DiskFull(Drill):
 
 
 class RestartWorker(Drill):
-    """A restart waits for the flow runs in flight, and takes no new ones."""
+    """The worker restarts: it drains, that is, waits for its flow runs and accepts no new ones."""
 
     name = "restart-worker"
     breaks = "systemctl restart prefect-worker"
@@ -179,22 +179,22 @@ class RestartWorker(Drill):
     steps = (20, 25, 25, 25)
 
     def strike(self, load: Load) -> None:
-        """Restart it, and look how it drains."""
+        """Restart the worker, and observe how it drains."""
         platform = load.platform
         before = platform.main_pid("prefect-worker")
         platform.worker.check_output("systemctl restart --no-block prefect-worker")
         status = "systemctl show --property=StatusText --value prefect-worker"
         platform.wait_until(
             lambda: re.search(r"(?i)draining.*\d", platform.worker.check_output(status)) is not None,
-            "`systemctl status prefect-worker` says that it drains, and how many runs are left",
+            "`systemctl status prefect-worker` shows that it is draining, and how many runs are left",
         )
-        # Who comes meanwhile waits for the new one.
+        # A flow run that is created meanwhile waits for the new process.
         load.add("steady", "meanwhile", 1)
         platform.wait_until(lambda: platform.main_pid("prefect-worker") != before, "the worker has drained")
 
 
 class StopOneWorker(Drill):
-    """One of several workers stops in the middle of a burst: what it has begun it ends, the others do the rest."""
+    """One of several workers stops during a burst: it completes its own flow runs, the others take the rest."""
 
     name = "stop-one-worker"
     breaks = "one of several workers stops, in a burst of 30"
@@ -203,21 +203,21 @@ class StopOneWorker(Drill):
     BURST = 22
 
     def unavailable(self, platform: Platform) -> str:
-        """Return that there is one worker only, where it is so."""
+        """Return that there is only one worker, or an empty string."""
         return "" if len(platform.inventory.names("prefect_worker")) > 1 else "needs two workers"
 
     def strike(self, load: Load) -> None:
-        """Stop it; start it when all is done."""
+        """Stop the worker, and start it when all flow runs have ended."""
         platform = load.platform
         for number in range(self.BURST):
             load.add("steady", f"burst-{number}", 3)
         platform.worker.check_output("systemctl stop prefect-worker")
-        platform.wait_until(lambda: load.field.is_settled(load), "the other workers have done the rest")
+        platform.wait_until(lambda: load.field.is_settled(load), "the other workers complete the rest")
         platform.worker.check_output("systemctl start prefect-worker")
 
 
 class ReleaseSwitch(Drill):
-    """A changed application is deployed."""
+    """A changed application is deployed, and rolled back."""
 
     name = "release-switch"
     breaks = "a deploy of a changed application"
@@ -226,7 +226,7 @@ class ReleaseSwitch(Drill):
     outlasts = True
 
     def strike(self, load: Load) -> float:
-        """Deploy; return when `current` was switched."""
+        """Deploy; return when the link `current` was switched."""
         platform = load.platform
         before = self._current(platform)
         with TemporaryDirectory(prefix="drill-") as directory:
@@ -238,7 +238,7 @@ class ReleaseSwitch(Drill):
         return float(platform.worker.check_output("stat --format=%.Y /opt/biocirv/current"))
 
     def restore(self, platform: Platform) -> None:
-        """Go back to the release before."""
+        """Roll back to the previous release."""
         back = platform.inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
         assert back.returncode == 0, back.stdout
 
@@ -248,16 +248,16 @@ class ReleaseSwitch(Drill):
 
 
 class CutOff(Drill):
-    """The worker, its flow runs with it, and Prefect's server do not reach each other for a while."""
+    """The worker and its flow runs cannot reach Prefect's server for a while."""
 
     SECONDS: ClassVar[int]
 
     def strike(self, load: Load) -> None:
-        """Drop what the worker's account sends there."""
+        """Drop what the worker's account sends to the server."""
         platform = load.platform
         port = urlsplit(str(platform.inventory.value("prefect_api_url"))).port or 443
         host = platform.worker
-        # A table of its own, with an end of its own: it goes also where the tests do not live to see it.
+        # A separate table, removed by a timer: connectivity is restored even if the tests are killed.
         host.check_output(
             "nft add table inet drill && nft add chain inet drill output '{ type filter hook output priority 0; }'"
             f" && nft add rule inet drill output meta skuid prefect-worker tcp dport {port} counter drop"
@@ -267,25 +267,25 @@ class CutOff(Drill):
         dropped = "nft list chain inet drill output"
         platform.wait_until(
             lambda: re.search(r"packets [1-9]", host.check_output(dropped)) is not None,
-            "the worker tries to reach the server, in vain",
+            "packets from the worker to the server are dropped",
             self.SECONDS,
         )
-        platform.wait_until(lambda: host.run(dropped).rc != 0, "the cut is mended", self.SECONDS + limits.START)
+        platform.wait_until(lambda: host.run(dropped).rc != 0, "the filter is removed", self.SECONDS + limits.START)
 
 
 class CutOff60(CutOff):
-    """As long as a server that is moved to another host is away: everything goes on afterwards."""
+    """As long as a move of the server to another host takes: all flow runs continue afterwards."""
 
     name = "cut-off-60"
     breaks = "the worker cannot reach the server, 60 s"
     batch = "ends"
     SECONDS = 60
-    # Some end meanwhile, and cannot say so.
+    # Some flow runs end meanwhile, and cannot report it.
     steps = (20, 20, 75, 75)
 
 
 class CutOff180(CutOff):
-    """So long that the server must take the runs for dead: then they are, before they run again."""
+    """So long that the server marks the runs as crashed: their processes must be ended before the retry."""
 
     name = "cut-off-180"
     breaks = "the worker cannot reach the server, 180 s"
@@ -296,7 +296,7 @@ class CutOff180(CutOff):
 
 
 class PowerCut(Drill):
-    """Everything is gone at once, PostgreSQL too."""
+    """The host loses power: all processes end at once, including PostgreSQL."""
 
     name = "power-cut"
     breaks = "power cut of the whole host"
@@ -305,14 +305,14 @@ class PowerCut(Drill):
     needs_container = True
 
     def strike(self, load: Load) -> None:
-        """Kill the container, and boot it."""
+        """Kill the container, and boot it again."""
         container = str(load.platform.container)
         subprocess.run(["docker", "kill", container], check=True, capture_output=True)
         subprocess.run(["docker", "start", container], check=True, capture_output=True)
 
 
 class KillWorker(Drill):
-    """Its flow runs go with it."""
+    """The worker is killed, and its flow runs with it."""
 
     name = "kill-worker"
     breaks = "kill -9 of the worker"
@@ -320,13 +320,13 @@ class KillWorker(Drill):
     crashing = "."
 
     def strike(self, load: Load) -> None:
-        """Kill its main process."""
+        """Kill the worker's main process."""
         platform = load.platform
         platform.worker.check_output("kill -9 %s", platform.main_pid("prefect-worker"))
 
 
 class KillWorkerAndFlow(Drill):
-    """Nobody is left who saw the flow run end."""
+    """The worker and a flow run are killed together, so that no process observes the end of the flow run."""
 
     name = "kill-worker-and-flow"
     breaks = "kill -9 of the worker and of a flow run"
@@ -342,7 +342,7 @@ class KillWorkerAndFlow(Drill):
 
 
 class OverLimit(Drill):
-    """The worker stops, and flow runs take longer than it waits for them."""
+    """The worker stops, and its flow runs outlast the drain."""
 
     crashing = "."
     message = "(?i)drain|stop"
@@ -350,8 +350,8 @@ class OverLimit(Drill):
     VARIABLES = "/etc/biocirv/drill.env"
 
     def prepare(self, platform: Platform) -> None:
-        """Let the worker wait for a few seconds only; a file, because the unit's own wins over Environment=."""
-        # Two drills share it.
+        """Limit the drain to a few seconds; by a file, because the unit's EnvironmentFile= overrides Environment=."""
+        # Two drills share this drop-in.
         platform.worker.check_output(
             f"test -e {self.DROP_IN} || {{ mkdir -p $(dirname {self.DROP_IN})"
             f" && echo DRAIN_TIMEOUT={DRAIN_SECONDS} > {self.VARIABLES}"
@@ -360,18 +360,18 @@ class OverLimit(Drill):
         )
 
     def strike(self, load: Load) -> None:
-        """Stop and start it; what ran is gone in between."""
+        """Stop and start the worker; no process of its flow runs may be left in between."""
         worker = load.platform.worker
         start = time.monotonic()
         worker.check_output("systemctl stop prefect-worker")
         took = time.monotonic() - start
         left = worker.run("pgrep --uid prefect-worker").stdout.split()
         worker.check_output("systemctl start prefect-worker")
-        assert left == [], f"the worker has stopped, and left {left}"
+        assert left == [], f"the worker has stopped, but these processes remain: {left}"
         assert DRAIN_SECONDS <= took < DRAIN_SECONDS + limits.limit(limits.ANSWER), f"it stopped after {took:.0f} s"
 
     def restore(self, platform: Platform) -> None:
-        """Take that back."""
+        """Remove the limit."""
         platform.worker.check_output(
             f"! test -e {self.DROP_IN} || {{ rm {self.DROP_IN} {self.VARIABLES}"
             f" && rmdir $(dirname {self.DROP_IN}) && systemctl daemon-reload && systemctl restart prefect-worker; }}"
@@ -379,7 +379,7 @@ class OverLimit(Drill):
 
 
 class StopWorkerOverLimit(OverLimit):
-    """They are ended, say so, and run again."""
+    """The flow runs are ended with a reason in their state, and retried."""
 
     name = "stop-worker-over-limit"
     breaks = f"systemctl stop prefect-worker, runs longer than the {DRAIN_SECONDS} s that it waits"
@@ -388,7 +388,7 @@ class StopWorkerOverLimit(OverLimit):
 
 
 class IgnoreSigterm(OverLimit):
-    """They do not listen."""
+    """The flow runs ignore SIGTERM."""
 
     name = "ignore-sigterm"
     breaks = "the same, and the runs ignore SIGTERM"
@@ -398,9 +398,9 @@ class IgnoreSigterm(OverLimit):
 
 
 class EatMemory(Drill):
-    """One flow run takes all memory that there is: the kernel ends it, and no service.
+    """One flow run exhausts the memory: the kernel kills it, and no service.
 
-    A kernel that wants memory again while that of the first is being freed no longer sees the first, and ends another.
+    If the kernel needs memory again while that of the killed process is still being freed, it kills another one.
     """
 
     name = "eat-memory"
@@ -411,13 +411,13 @@ class EatMemory(Drill):
     needs_container = True
 
     def strike(self, load: Load) -> None:
-        """Limit the memory until the run that eats has ended."""
+        """Limit the memory until the run that exhausts it has ended."""
         platform = load.platform
         container = docker.from_env().containers.get(str(platform.container))
         statistics = container.stats(stream=False)
         assert isinstance(statistics, dict)
         memory = statistics["memory_stats"]
-        # What the kernel's caches hold it gives away before it ends anybody.
+        # The kernel frees its caches before it kills a process.
         caches = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))
         limit = memory["usage"] - caches + ALLOWANCE
         killed = self._killed(platform)
@@ -427,7 +427,7 @@ class EatMemory(Drill):
             key = load.names[-1]
             platform.wait_until(
                 lambda: any(run.name == key and run.has_ended for run in load.runs()),
-                "the hungry run has ended",
+                "the run that exhausts the memory ends",
                 limits.CRASH,
             )
         finally:
@@ -437,17 +437,17 @@ class EatMemory(Drill):
 
     @staticmethod
     def _killed(platform: Platform) -> int:
-        """Return how many processes the kernel has ended for want of memory since it booted."""
+        """Return how many processes the kernel has killed for lack of memory since it booted."""
         return int(platform.worker.check_output("awk '/^oom_kill / {print $2}' /proc/vmstat"))
 
 
 class ClockJump(Drill):
-    """The clock of server and worker is an hour ahead from one moment to the next, as after a suspended machine."""
+    """The clock of server and worker jumps an hour ahead, as after a suspend."""
 
     name = "clock-jump"
     breaks = "the clock jumps an hour ahead"
     batch = "clock"
-    # Those of which the server finds that it has not heard for an hour, before it hears of them again.
+    # Runs whose last heartbeat is an hour old when the server checks, before they send the next one.
     crashing = "."
     clock_ahead = JUMP
     LIBRARY = "/usr/lib/*/faketime/libfaketime.so.1"
@@ -456,7 +456,7 @@ class ClockJump(Drill):
     UNITS = ("prefect-server", "prefect-worker")
 
     def unavailable(self, platform: Platform) -> str:
-        """Return that the library is not there, where it is not."""
+        """Return that the library is missing, or an empty string."""
         missing = any(host.run(f"ls {self.LIBRARY}").rc != 0 for host in platform.hosts)
         return "needs the package libfaketime on the hosts" if missing else ""
 
@@ -478,11 +478,11 @@ class ClockJump(Drill):
         self._restart(platform)
 
     def strike(self, load: Load) -> None:
-        """Set it; a run that starts afterwards shows it."""
+        """Set the clock, and wait until the start time of a new run shows it."""
         self._set(load.platform, JUMP)
-        # Whoever has looked at the clock looks again after CACHE_SECONDS.
+        # A process that has read the clock reads it again after CACHE_SECONDS.
         load.platform.let_pass(2 * self.CACHE_SECONDS)
-        # Seen by the server, in the time that it notes.
+        # The start time that the server records shows whether it sees the new clock.
         load.add("steady", "afterwards", 1)
         name = load.names[-1]
         load.platform.wait_until(
@@ -490,11 +490,11 @@ class ClockJump(Drill):
                 run.name == name and run.started is not None and run.started > load.platform.now() + JUMP / 2
                 for run in load.runs()
             ),
-            "a flow run starts in an hour from now",
+            "a flow run has a start time an hour ahead",
         )
 
     def restore(self, platform: Platform) -> None:
-        """Restart both by the host's clock."""
+        """Restart both with the host's clock."""
         for host in platform.hosts:
             for unit in self._units(host):
                 directory = f"/etc/systemd/system/{unit}.service.d"
@@ -507,7 +507,7 @@ class ClockJump(Drill):
         platform.put(f"+{seconds}\n", self.CLOCK)
 
     def _units(self, host: Host) -> list[str]:
-        # systemd does not show a unit whose drop-in is gone and which it has not read again.
+        # systemd does not show a unit whose drop-in was deleted until it is reloaded.
         return [unit for unit in self.UNITS if host.file(f"/etc/systemd/system/{unit}.service").exists]
 
     def _restart(self, platform: Platform) -> None:
@@ -526,12 +526,12 @@ DRILLS: dict[str, Drill] = {
         RestartWorker(),
         StopOneWorker(),
         ReleaseSwitch(),
-        # What crashes at once runs again after a minute: most of it when the cut is over. Memory is for one alone.
+        # An immediate crash is retried after a minute, mostly once the network is restored. EatMemory must run alone.
         EatMemory(),
         StopWorkerOverLimit(),
         IgnoreSigterm(),
         CutOff60(),
-        # What is found dead by its silence runs again after two minutes: in the cut, or after it.
+        # A crash found by missing heartbeats is retried after two minutes: during the interruption, or after it.
         PowerCut(),
         KillWorker(),
         KillWorkerAndFlow(),

@@ -1,4 +1,4 @@
-"""The flows that drills run, on a worker's host: each notes in the drills' own tables what it did."""
+"""The flows that drills run on a worker's host: each records its work in the drills' own tables."""
 
 import os
 import signal
@@ -11,18 +11,18 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run, task_run
 
-# The drills' own notes outlast what they break.
+# The drills' own records must survive the faults.
 _NOTE_SECONDS = 300
 _BLOCK = 16 * 2**20
 
 
 class Attempt:
-    """One process's try at a flow run, as it notes it itself."""
+    """One process's attempt at a flow run, recorded by the process itself."""
 
     def __init__(self, drill: str, key: str) -> None:
         self.id = str(uuid4())
         self._drill = drill
-        # The same id again where the answer was lost: one try is one row.
+        # The id is reused if the reply was lost: one attempt is one row.
         _note(
             "INSERT INTO drill.attempt (id, flow_run_id, key, pid) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
             *(self.id, flow_run.get_id(), key, os.getpid()),
@@ -31,7 +31,7 @@ class Attempt:
         self.is_first = before == (0,)
 
     def work(self, steps: int) -> None:
-        """Run tasks of a second each until the load is to count them, and then so many; note the end."""
+        """Run tasks of one second each until counting starts, then ``steps`` more; record the end."""
         while _note("SELECT 1 FROM drill.counting WHERE drill = %s", self._drill) is None:
             step(self.id)
         for _ in range(steps):
@@ -41,7 +41,7 @@ class Attempt:
 
 @task(cache_policy=NO_CACHE)
 def step(attempt: str) -> None:
-    """Take a second, and note it."""
+    """Take a second, and record it."""
     time.sleep(1)
     _note(
         "INSERT INTO drill.step (attempt_id, task_run_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
@@ -51,14 +51,14 @@ def step(attempt: str) -> None:
 
 @flow(name="Drill: steady")
 def steady(drill: str, key: str, steps: int, steps_again: int) -> None:
-    """Take ``steps`` seconds; ``steps_again`` where the key was tried before."""
+    """Take ``steps`` seconds, or ``steps_again`` if the key was attempted before."""
     attempt = Attempt(drill, key)
     attempt.work(steps if attempt.is_first else steps_again)
 
 
 @flow(name="Drill: stubborn")
 def stubborn(drill: str, key: str, steps: int, steps_again: int) -> None:
-    """Ignore SIGTERM, the first time."""
+    """Ignore SIGTERM in the first attempt."""
     attempt = Attempt(drill, key)
     if attempt.is_first:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -67,7 +67,7 @@ def stubborn(drill: str, key: str, steps: int, steps_again: int) -> None:
 
 @flow(name="Drill: hungry")
 def hungry(drill: str, key: str, steps: int, steps_again: int, megabytes: int) -> None:
-    """Take memory until somebody ends it, the first time; fail where nobody does."""
+    """Allocate memory in the first attempt until the process is killed; fail if it is not."""
     attempt = Attempt(drill, key)
     if not attempt.is_first:
         attempt.work(steps_again)
@@ -75,11 +75,11 @@ def hungry(drill: str, key: str, steps: int, steps_again: int, megabytes: int) -
     for _ in range(steps):
         step(attempt.id)
     eaten = [b"\1" * _BLOCK for _ in range(megabytes * 2**20 // _BLOCK)]
-    raise RuntimeError(f"Nobody ended this run, which took {len(eaten) * _BLOCK:,} bytes")
+    raise RuntimeError(f"This run was not killed, although it allocated {len(eaten) * _BLOCK:,} bytes")
 
 
 def _note(statement: str, *values: object) -> tuple[object, ...] | None:
-    """Run a statement, and wait for the database where that is away."""
+    """Run a statement; wait if the database is unreachable."""
     url = os.environ["DATABASE_URL"].replace("postgresql+psycopg2://", "postgresql://")
     deadline = time.monotonic() + _NOTE_SECONDS
     while True:

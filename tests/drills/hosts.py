@@ -1,4 +1,4 @@
-"""The platform that drills break: its hosts, what they say of themselves, and how long to wait for them."""
+"""The platform under test: its hosts, their state, and how long to wait for them."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
 POLL_SECONDS = 0.5
-# What the API gives at a time.
+# The API's page size.
 PAGE = 200
 
 
 class NotYetError(AssertionError):
-    """What was waited for did not happen in time."""
+    """A condition did not become true in time."""
 
 
 class Platform:
-    """An inventory's hosts, as root, and Prefect's API on them."""
+    """An inventory's hosts, accessed as root, and Prefect's API."""
 
     def __init__(self, inventory: Inventory) -> None:
         self.inventory = inventory
         self.server = inventory.host("prefect_server")
         self.database = inventory.host("database")
-        # Each host once, whatever parts it plays.
+        # Each host once, even if it is in several groups.
         names = {name: None for group in ("prefect_server", "prefect_worker") for name in inventory.names(group)}
         self.hosts = [inventory.host_named(name) for name in names]
-        # Faults of one worker are the first one's.
+        # Drills that affect one worker use the first.
         self.worker = inventory.host("prefect_worker")
         self.container = inventory.name("database") if inventory.is_container("database") else None
         self.pool = str(inventory.value("prefect_work_pool"))
         self._api = Api(self.server)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
-        """Return what the API answers to a GET, or to a POST of a body."""
+        """Return the API's response to a GET, or to a POST if there is a body."""
         return self._api.ask(path, body)
 
     def all_of(self, kind: str, **filters: object) -> list[dict[str, Any]]:
-        """Return all that a filter finds, page by page."""
+        """Return all objects that match a filter, read page by page."""
         found: list[dict[str, Any]] = []
         while True:
             page = self.ask(f"/{kind}/filter", {**filters, "limit": PAGE, "offset": len(found)})
@@ -54,7 +54,7 @@ class Platform:
                 return found
 
     def delete(self, path: str) -> None:
-        """Delete what the API has under a path."""
+        """Delete an object by its path in the API."""
         self._api.delete(path)
 
     def sql(self, statement: str) -> list[list[str]]:
@@ -63,7 +63,7 @@ class Platform:
         return [line.split("|") for line in self.database.check_output(command, statement).splitlines()]
 
     def put(self, text: str, path: str) -> None:
-        """Write a file that everybody may read, on all hosts that run Python."""
+        """Write a world-readable file on all hosts that run Python."""
         encoded = base64.b64encode(text.encode()).decode()
         for host in self.hosts:
             host.check_output(f"mkdir -p $(dirname {path}) && echo {encoded} | base64 -d > {path} && chmod 0644 {path}")
@@ -73,7 +73,7 @@ class Platform:
         return float(self.sql("SELECT extract(epoch FROM clock_timestamp())")[0][0])
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = limits.START) -> None:
-        """Wait until something is so; what cannot be asked yet is not so yet."""
+        """Wait until a condition is true; an error while evaluating it counts as false."""
         seconds = limits.limit(seconds)
         deadline = time.monotonic() + seconds
         reason = ""
@@ -81,7 +81,7 @@ class Platform:
             try:
                 if ready():
                     return
-            # Of a host or an API that does not answer.
+            # The host or the API does not answer.
             except (AssertionError, ValueError) as error:
                 reason = f"; the last answer was: {error}"
             if time.monotonic() > deadline:
@@ -89,12 +89,12 @@ class Platform:
             time.sleep(POLL_SECONDS)
 
     def let_pass(self, seconds: float) -> None:
-        """Let a fault last."""
+        """Wait while a fault lasts."""
         end = time.monotonic() + seconds
         self.wait_until(lambda: time.monotonic() >= end, "time passes", 2 * seconds)
 
     def unwell(self) -> str:
-        """Return what does not serve: nothing where all services are active, the API is ready and a worker online."""
+        """Return what is not healthy: empty if all services are active, the API is ready and a worker is online."""
         looked = {
             "PostgreSQL": self.database.run("pg_isready").rc == 0,
             **{
@@ -111,19 +111,19 @@ class Platform:
         return ((self.inventory.host_named(name), "prefect-worker") for name in names)
 
     def heard_of_workers(self) -> list[float]:
-        """Return when each worker that the server holds for online was last heard of."""
+        """Return the time of the last heartbeat of each worker that the server considers online."""
         body = {"workers": {"status": {"any_": ["ONLINE"]}}}
         workers = self.ask(f"/work_pools/{self.pool}/workers/filter", body)
         return [moment(worker["last_heartbeat_time"]) for worker in workers]
 
     def seconds_until_well(self) -> float:
-        """Wait until all is well, and return how long that took."""
+        """Wait until all services are healthy, and return how long that took."""
         start = time.monotonic()
-        self.wait_until(lambda: self.unwell() == "", "the services are well again")
+        self.wait_until(lambda: self.unwell() == "", "all services are healthy")
         return time.monotonic() - start
 
     def mend(self) -> None:
-        """Start what a drill has left dead, so that the next one's result is its own."""
+        """Start services that a drill has left stopped, so that it does not affect the next one's result."""
         self.database.run("systemctl reset-failed; systemctl start 'postgresql@*' postgresql")
         for host in self.hosts:
             host.run("systemctl reset-failed; systemctl start biocirv.target")
@@ -137,17 +137,17 @@ class Platform:
         return pid
 
     def journal(self) -> Iterator[str]:
-        """Return the end of the services' journals, host by host."""
+        """Yield the end of the services' journals, host by host."""
         units = "--unit 'prefect-*' --unit 'postgresql@*' --unit nginx"
         for host in self.hosts:
             yield host.run(f"journalctl --no-pager --lines 80 {units}").stdout
 
 
 def moment(text: str) -> float:
-    """Return a time that the API writes, in seconds since the epoch."""
+    """Convert a timestamp of the API to seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()
 
 
 def literals(values: Iterable[str]) -> str:
-    """Return ids of ours as the elements of an SQL list, which is never empty."""
+    """Return our own ids as the elements of an SQL list that is never empty."""
     return ", ".join(f"'{value}'" for value in values) or "NULL"

@@ -1,7 +1,7 @@
-"""Load: flow runs in flight while something breaks, and what has become of them afterwards, told from two sides.
+"""Load: flow runs that are running when a fault occurs, and two independent records of their outcome.
 
-What Prefect says comes from its API; what was done comes from the tables ``drill.attempt`` and ``drill.step`` that the
-drills' flows write themselves, and from ``etl_run``, which the ETL writes.
+Prefect's record comes from its API; the work actually done comes from the tables ``drill.attempt`` and ``drill.step``,
+which the drills' flows write themselves, and from ``etl_run``, which the ETL writes.
 """
 
 # ruff: noqa: S608 - the names and ids in the statements are the drills' own
@@ -28,11 +28,11 @@ MASTER = "Master%20ETL%20Flow/master-etl-deployment"
 SUB_FLOWS = 5
 TABLES = ("primary_product", "analysis_types", "field_sample", "experiment", "observation")
 SAMPLE_DATA = "/opt/biocirv/current/work/data/sample"
-# What replaces a run that crashed has its name, and this.
+# Suffix that a retry adds to the name of the crashed run.
 RETRY = "-retry"
 ENDED = frozenset(("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
-# A master run is under way sooner, on a busy machine too, and the fault strikes. What runs again begins a minute after
-# its crash is known: of a crash that nobody knows of yet there is no run to look for, and no need.
+# The master run starts and the fault occurs within this time, even on a busy machine. A retry starts a minute after the
+# crash is detected, so that a crash that is not detected yet cannot cause a retry within it.
 MOMENT_SECONDS = 40
 SCHEMA = """
     DROP SCHEMA IF EXISTS drill CASCADE;
@@ -47,13 +47,13 @@ SCHEMA = """
     GRANT USAGE ON SCHEMA drill TO biocirv_write;
     GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA drill TO biocirv_write;
 """
-# Steps of a run that is run again: it need not last.
+# Steps of a retry, which can be short.
 STEPS_AGAIN = 3
 
 
 @dataclass(frozen=True)
 class Run:
-    """A flow run, as the API has it."""
+    """A flow run, as the API returns it."""
 
     id: str
     name: str
@@ -65,7 +65,7 @@ class Run:
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Run:
-        """Return what the API's answer says."""
+        """Parse the API's response."""
         state = answer["state"] or {"type": "PENDING", "message": None}
         started, ended = (moment(answer[name]) if answer[name] else None for name in ("start_time", "end_time"))
         due = moment(answer["expected_start_time"] or answer["created"])
@@ -73,22 +73,22 @@ class Run:
 
     @property
     def has_ended(self) -> bool:
-        """Say whether it is in a terminal state."""
+        """Return whether it is in a terminal state."""
         return self.state in ENDED
 
     @property
     def has_crashed(self) -> bool:
-        """Say whether its process died."""
+        """Return whether it is Crashed."""
         return self.state == "CRASHED"
 
     def __str__(self) -> str:
-        """Return name and state for people."""
+        """Return name and state, for messages."""
         return f"{self.name} {self.state.capitalize()}{f' ({self.message[:200]})' if self.message else ''}"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process's try at a flow run, as it noted it; times in seconds of the database's clock."""
+    """One process's attempt at a flow run, as it recorded it; times in seconds of the database's clock."""
 
     id: str
     flow_run: str
@@ -101,7 +101,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class EtlRun:
-    """What the ETL noted of a sub-flow run."""
+    """The ETL's record of a sub-flow run."""
 
     flow: str
     flow_run: str
@@ -113,14 +113,14 @@ class EtlRun:
 
     @property
     def does_not_add_up(self) -> bool:
-        """Say whether it is neither a failure nor an account of every row."""
+        """Return whether it is not a failure and does not account for every row."""
         adds_up = self.read == self.accounted > 0 and self.rejected == self.rejected_rows
         return self.status == "running" or (self.status == "completed" and not adds_up)
 
 
 @dataclass
 class Load:
-    """Flow runs that a drill started, by name; their sub-flow runs and those that replace them belong to them."""
+    """Flow runs that a drill started, by name, with their sub-flow runs and retries."""
 
     field: Field
     drill: str
@@ -129,16 +129,16 @@ class Load:
 
     @property
     def platform(self) -> Platform:
-        """Return where it runs."""
+        """Return the platform on which it runs."""
         return self.field.platform
 
     @property
     def session(self) -> str:
-        """Return what is in the names of all runs of this session, and of no other."""
+        """Return the string that marks the names of this session's runs."""
         return self.field.session
 
     def runs(self) -> list[Run]:
-        """Return the runs, those included that replace others."""
+        """Return the runs, including retries."""
         return self.field.runs([self])
 
     def add(self, kind: str, name: str, steps: int, **parameters: object) -> None:
@@ -164,17 +164,17 @@ class Field:
         self._deployments: dict[str, str] = {}
         self._first_etl_run = 0
         source = platform.inventory.value("flow_environment").get("ETL_SOURCE_DIRECTORY", "")
-        # On a host whose data may be somebody's, nothing is removed: a row that is lost there is one that was not new.
+        # Data of a real host is never removed. A lost row shows there only if it was new.
         self._may_truncate = platform.container is not None and source == SAMPLE_DATA
 
     def prepare(self) -> None:
-        """Make tables and deployments; learn, by a master run that nothing disturbs, which rows there should be."""
+        """Create tables and deployments; count the expected rows by a master run without a fault."""
         ask = self.platform.ask
         self.platform.sql(SCHEMA)
         self.platform.put((Path(__file__).parent / "flows.py").read_text(encoding="utf-8"), f"{DIRECTORY}/flows.py")
         master = ask(f"/deployments/name/{MASTER}")
         self._deployments["master"] = master["id"]
-        # The same flow without a limit: a run that died, and is not known to be dead yet, holds its place in the other.
+        # The same flow without a concurrency limit: a dead run that is not detected yet occupies a slot of the other.
         self._deploy("etl", master["flow_id"], master["entrypoint"], master["pull_steps"])
         pull = [{"prefect.deployments.steps.set_working_directory": {"directory": DIRECTORY}}]
         for name, flow in FLOWS.items():
@@ -182,9 +182,9 @@ class Field:
         self._first_etl_run = int(self.platform.sql("SELECT coalesce(max(id), 0) FROM etl_run")[0][0])
         load = Load(self, "undisturbed")
         load.add_master("master")
-        self.platform.wait_until(lambda: self.is_settled(load), "an undisturbed master run ends")
+        self.platform.wait_until(lambda: self.is_settled(load), "a master run without a fault ends")
         (run,) = self.runs([load])
-        assert run.state == "COMPLETED", f"undisturbed: {run}"
+        assert run.state == "COMPLETED", f"without a fault: {run}"
         self.rows = self.count()
 
     def _deploy(self, name: str, flow: str, entrypoint: str, pull: object) -> None:
@@ -199,7 +199,7 @@ class Field:
         self._deployments[name] = self.platform.ask("/deployments/", deployment)["id"]
 
     def clear(self) -> None:
-        """Remove tables, deployments and files; the flow runs stay, to be looked at."""
+        """Remove tables, deployments and files; keep the flow runs for inspection."""
         for name, deployment in self._deployments.items():
             if name != "master":
                 self.platform.delete(f"/deployments/{deployment}")
@@ -208,42 +208,42 @@ class Field:
             host.check_output(f"rm -rf {DIRECTORY}")
 
     def start(self, load: Load, kind: str, steps: Iterable[int]) -> None:
-        """Start a run for each number of steps; return when all are being executed.
+        """Start a run for each number of steps; return when all are running.
 
-        However long that takes, they count their steps from ``let_count`` on.
+        They count their steps from ``let_count`` on, however long the start takes.
         """
         for number, count in enumerate(steps, 1):
             load.add(kind, f"{kind}-{number}", count)
         self.platform.wait_until(
             lambda: {attempt.key for attempt in self.attempts([load]) if attempt.steps} == set(load.names),
-            f"the flow runs of {load.drill} are under way",
+            f"the flow runs of {load.drill} are running",
         )
 
     def start_master(self, load: Load, *, is_fresh: bool) -> None:
-        """Start a master run; return when it is being executed.
+        """Start a master run; return when it is running.
 
-        ``is_fresh`` says that no other load's master run is under way, or dead and not yet known to be.
+        ``is_fresh`` means that no other load's master run is running, or dead but not yet detected.
         """
         if self._may_truncate and is_fresh:
-            # What is there already could not be lost.
+            # A row that exists already could not be lost.
             self.platform.sql(f"TRUNCATE {', '.join(TABLES)}")
         load.add_master("master" if is_fresh else "etl")
         self.platform.wait_until(
             lambda: any(run.name in load.masters and run.state == "RUNNING" for run in self.runs([load])),
-            f"the master run of {load.drill} is under way",
+            f"the master run of {load.drill} is running",
         )
 
     def let_count(self, load: Load) -> None:
-        """Let the flow runs of a load count their steps."""
+        """Make the flow runs of a load start counting their steps."""
         self.platform.sql(f"INSERT INTO drill.counting VALUES ('{load.drill}')")
 
     def create(self, deployment: str, name: str, parameters: dict[str, object]) -> None:
-        """Create a flow run; once, where the answer was lost and the client asks again."""
+        """Create a flow run; idempotent, as the client retries if the reply is lost."""
         body = {"name": name, "parameters": parameters, "idempotency_key": name}
         self.platform.ask(f"/deployments/{self._deployments[deployment]}/create_flow_run", body)
 
     def runs(self, loads: Iterable[Load]) -> list[Run]:
-        """Return the runs of loads, those included that replace others."""
+        """Return the runs of loads, including retries."""
         names = {name for load in loads for name in [*load.names, *load.masters]}
         found = self._find({"name": {"like_": self.session}})
         return [run for run in found if run.name.removesuffix(RETRY) in names]
@@ -261,7 +261,7 @@ class Field:
         return self.platform.all_of("task_runs", flow_runs=flow_runs, sort="ID_DESC")
 
     def attempts(self, loads: Iterable[Load]) -> list[Attempt]:
-        """Return what the drills' flows noted, oldest attempt first."""
+        """Return the attempts that the drills' flows recorded, oldest first."""
         keys = literals(name for load in loads for name in load.names)
         rows = self.platform.sql(
             f"""
@@ -293,16 +293,16 @@ class Field:
         return {table: int(self.platform.sql(f"SELECT count(*) FROM {table}")[0][0]) for table in TABLES}
 
     def is_settled(self, load: Load) -> bool:
-        """Say whether everything has ended, and whatever crashed has been replaced."""
+        """Return whether all runs have ended, and every crashed run has a retry."""
         runs = self.runs([load])
         names = {run.name for run in runs}
         replaced = all(run.name.endswith(RETRY) or f"{run.name}{RETRY}" in names for run in runs if run.has_crashed)
         ended = all(run.has_ended for run in runs) and all(run.has_ended for run in self.sub_runs(runs))
-        # The one that comes next says of a dead ETL run that it is dead.
+        # The next ETL run marks a dead one as such.
         return replaced and ended and all(run.status != "running" for run in self.etl_runs())
 
     def is_quiet(self, loads: Iterable[Load]) -> bool:
-        """Say whether no run that replaces another is in flight or will be in a moment: it would be hit twice."""
+        """Return whether no retry is running or due soon: a fault would hit it a second time."""
         soon = self.platform.now() + limits.limit(MOMENT_SECONDS)
         return all(
             run.has_ended or (run.state == "SCHEDULED" and run.due > soon)
@@ -311,11 +311,11 @@ class Field:
         )
 
     def has_loaded(self, load: Load) -> bool:
-        """Say whether the ETL of a load has completed, sub-flow runs and all."""
+        """Return whether the ETL of a load has completed, including its sub-flow runs."""
         return all(run.state == "COMPLETED" for run in self.runs([load]) if run.name in load.masters)
 
     def put_an_end_to(self, loads: list[Load]) -> None:
-        """Cancel what goes on after a drill has failed, so that the next one begins with nothing in flight."""
+        """Cancel the runs that a failed drill has left, so that the next drill starts with none."""
         runs = self.runs(loads)
         for run in [*runs, *self.sub_runs(runs)]:
             if not run.has_ended:

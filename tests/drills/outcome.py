@@ -1,4 +1,4 @@
-"""What a drill came to: what was lost, what contradicts itself, and how long it took until all was well."""
+"""The outcome of a drill: what was lost, which records contradict each other, and how long the recovery took."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from tests.drills.faults import Drill
 from tests.drills.load import Attempt, Field, Load, Run
 
-# The contract: a run that crashed runs again so long after, and not before.
+# A crashed run is retried after this delay, not earlier.
 RETRY_SECONDS = 60
-# And counts as crashed so long after its process died, at the latest; on an idle machine.
+# A run is marked as crashed within this time after its process died, on an idle machine.
 CRASH_SECONDS = 120
-# Between clocks of several hosts, and between an end and its report.
+# Allows for differences between the hosts' clocks, and for the delay between an end and its report.
 TOLERANCE_SECONDS = limits.limit(2)
 
 
 @dataclass
 class Outcome:
-    """A drill's result; each list holds sentences for people, and is empty where nothing is wrong."""
+    """A drill's result; each list holds messages, and is empty if nothing is wrong."""
 
     drill: Drill
     skipped: str = ""
-    # Why the drill itself did not go as it should, with the services' journal.
+    # The error if the drill itself failed, with the services' journal.
     trouble: str = ""
     load: Load | None = None
     broken_at: float = 0
@@ -37,7 +37,7 @@ class Outcome:
     in_flight: int = 0
     started: int = 0
     rerun: int = 0
-    # Seconds from the fault until the last of those that crashed was known to have.
+    # Seconds from the fault until the last crash was detected.
     crashed_after: float | None = None
     lost_runs: list[str] = field(default_factory=list)
     needless: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Outcome:
     rows_lost: int | None = None
 
     def judge(self, place: Field) -> None:
-        """Compare what Prefect says of the load with what was done."""
+        """Compare Prefect's record of the load with the work that was done."""
         if self.load is None:
             return
         runs = place.runs([self.load])
@@ -82,23 +82,23 @@ class Outcome:
             if run.has_crashed and len(again) == 1 and again[0].state == "COMPLETED":
                 self.rerun += 1
                 if not self.drill.may_crash(name):
-                    self.needless.append(f"{run}: its process should have lived")
+                    self.needless.append(f"{run}: the fault should not have ended its process")
                 waited = (again[0].started or 0) - (run.ended or 0)
                 if waited < RETRY_SECONDS - 1:
-                    self.overlaps.append(f"{again[0].name} began {waited:.0f} s after the crash that it makes up for")
+                    self.overlaps.append(f"{again[0].name} began {waited:.0f} s after the crash")
             elif run.state != "COMPLETED" or again:
-                replaced = f", made up for by: {', '.join(map(str, again)) or 'none'}"
+                replaced = f", retried by: {', '.join(map(str, again)) or 'none'}"
                 self.lost_runs.append(f"{run}{replaced if run.has_crashed or again else ''}")
         if self.rerun > self.drill.most_crashes:
-            self.needless.append(f"{self.rerun} flow runs crashed, of which the fault ended {self.drill.most_crashes}")
+            self.needless.append(f"{self.rerun} flow runs crashed, but the fault ended {self.drill.most_crashes}")
 
     def _judge_crash(self, run: Run) -> None:
         after = (run.ended or 0) - self.broken_at - self.drill.clock_ahead
         self.crashed_after = max(after, self.crashed_after or 0)
         if after > limits.limit(CRASH_SECONDS) + TOLERANCE_SECONDS:
-            self.untrue.append(f"{run}: that was known {after:.0f} s after the fault, and not before")
+            self.untrue.append(f"{run}: the crash was detected only {after:.0f} s after the fault")
         if not self.drill.says_why(run.message):
-            self.untrue.append(f"{run}: the state does not say why")
+            self.untrue.append(f"{run}: the state message does not give the reason")
 
     def _judge_attempts(self, runs: list[Run], attempts: list[Attempt]) -> None:
         assert self.load is not None
@@ -111,13 +111,13 @@ class Outcome:
             tries = of_run[run.id]
             if run.name.removesuffix(RETRY) in self.load.names:
                 if run.state == "COMPLETED" and [attempt.is_finished for attempt in tries] != [True]:
-                    self.untrue.append(f"{run}: {len(tries)} tries, not one that finished")
+                    self.untrue.append(f"{run}: {len(tries)} attempts instead of one that finished")
                 if run.ended and any(attempt.last_sign > run.ended + TOLERANCE_SECONDS for attempt in tries):
-                    self.untrue.append(f"{run}: it worked on for {tries[-1].last_sign - run.ended:.0f} s")
+                    self.untrue.append(f"{run}: it worked {tries[-1].last_sign - run.ended:.0f} s longer")
         for key, tries in of_key.items():
             for place, one in enumerate(tries):
                 self.overlaps += [
-                    f"{key}: a try began {one.last_sign - other.started:.1f} s before another's last sign of life"
+                    f"{key}: two attempts overlap by {one.last_sign - other.started:.1f} s"
                     for other in tries[place + 1 :]
                     if other.started < one.last_sign
                 ]
@@ -139,7 +139,7 @@ class Outcome:
         self.count_rows(place)
 
     def count_rows(self, place: Field) -> None:
-        """Compare the tables with what they hold without a fault; once, as the next drill's load begins anew."""
+        """Compare the tables with their content without a fault; only once, as the next drill's load empties them."""
         if self.rows_lost is not None:
             return
         self.rows_lost = 0
@@ -149,7 +149,7 @@ class Outcome:
                 self.lost_rows.append(f"{table} has {count} rows instead of {place.rows[table]}")
 
     def is_recorded(self, place: Field) -> bool:
-        """Say whether every task that was done has its record, and none is left open; keep what is missing."""
+        """Return whether every completed task has a record and no record is left open; keep what is missing."""
         assert self.load is not None
         runs = place.runs([self.load])
         sub_runs = place.sub_runs(runs)
@@ -162,7 +162,7 @@ class Outcome:
             for step, attempt in done.items()
             if states.get(step) not in ENDED
         ]
-        # Of the ETL: each sub-flow run is a task run of the master, and has one that loads.
+        # ETL: each sub-flow run is a task run of the master, and has one task run of its own, which loads.
         expected = {run.id: 1 for run in sub_runs if run.state == "COMPLETED"}
         names |= {run.id: f"sub-flow run {run}" for run in sub_runs}
         expected |= {
@@ -185,7 +185,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """Return the result in a word."""
+        """Return the result as one word."""
         if self.skipped:
             return "skipped"
         found = (self.lost_runs, self.needless, self.untrue, self.overlaps, self.lost_rows, self.lost_records)

@@ -1,4 +1,4 @@
-"""Whatever breaks, nothing is lost: `make drill NAME=kill-worker`, or all of them. docs/drills.md describes each."""
+"""No fault loses data: `make drill NAME=kill-worker` runs one drill. docs/drills.md describes each."""
 
 from typing import TYPE_CHECKING
 
@@ -11,19 +11,19 @@ pytestmark = pytest.mark.disruptive
 
 
 def nothing(findings: list[str]) -> None:
-    """Fail with what was found."""
+    """Fail with the findings, if there are any."""
     if findings:
         pytest.fail("\n".join(findings), pytrace=False)
 
 
 def test_it_breaks_and_all_is_well_again(outcome: "Outcome") -> None:
-    """The fault did hit flow runs; afterwards services, API and worker are there by themselves."""
+    """The fault affects running flow runs; afterwards services, API and worker recover without intervention."""
     nothing([outcome.trouble] if outcome.trouble else [])
     assert outcome.in_flight >= len(outcome.drill.steps)
 
 
 def test_no_flow_run_is_lost(outcome: "Outcome") -> None:
-    """Each completes; or it crashed, and one other completes in its place."""
+    """Each flow run completes, or it is Crashed and exactly one retry completes."""
     assert outcome.started > 0
     nothing(outcome.lost_runs)
 
@@ -33,7 +33,7 @@ def test_only_what_died_runs_again(outcome: "Outcome") -> None:
 
 
 def test_states_tell_the_truth(outcome: "Outcome") -> None:
-    """What is Completed was done, what has ended does not go on, what crashed says why."""
+    """A Completed run did its work, an ended run does no more work, and a Crashed run gives the reason."""
     nothing(outcome.untrue)
 
 
@@ -42,7 +42,7 @@ def test_nothing_runs_twice_at_once(outcome: "Outcome") -> None:
 
 
 def test_every_row_is_there(outcome: "Outcome") -> None:
-    """In the tables as without the fault; and what was read is accounted for."""
+    """The tables hold the same rows as without the fault, and every row read is accounted for."""
     nothing(outcome.lost_rows)
 
 
@@ -51,5 +51,5 @@ def test_every_task_run_is_recorded(outcome: "Outcome") -> None:
 
 
 def test_no_task_run_is_left_open(outcome: "Outcome") -> None:
-    """Of a flow run that has ended."""
+    """Every task run of an ended flow run is in a terminal state."""
     nothing(outcome.open_records)

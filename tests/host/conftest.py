@@ -1,7 +1,7 @@
-"""Every host of an inventory, as testinfra sees it: by default the local container, in molecule its instances.
+"""Fixtures for the hosts of an inventory: by default the local container, in molecule its instances.
 
-`pytest tests/host --ansible-inventory inventory/mine` looks at real hosts; tests marked `disruptive` stop services,
-and are left out there by `-m 'not disruptive'`.
+`pytest tests/host --ansible-inventory inventory/mine` tests real hosts; add `-m 'not disruptive'` there to exclude
+tests that stop services.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testinfra.host import Host
 from tests import limits
 
 ROOT = Path(__file__).parents[2]
-# The project's configuration, and output without colours, which molecule asks for.
+# The project's configuration, and no colours in the output, which molecule enables.
 ENVIRONMENT = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
 
 
@@ -56,12 +56,12 @@ class Inventory:
         return [str(name) for name in self._groups[group]["hosts"]]
 
     def variables(self, name: str) -> dict[str, Any]:
-        """Return a host's variables, as they are written."""
+        """Return a host's variables, not templated."""
         found: dict[str, Any] = self._groups["_meta"]["hostvars"].get(name, {})
         return found
 
     def is_container(self, group: str) -> bool:
-        """Say whether a group's first host is a container on this machine that is reached through its engine."""
+        """Return whether a group's first host is a container on this machine, accessed through the container engine."""
         return self._is_container(self.name(group))
 
     def _is_container(self, name: str) -> bool:
@@ -82,7 +82,7 @@ class Inventory:
         return json.loads(output.split("=>", 1)[1])[name]
 
     def playbook(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run ansible-playbook on the inventory; its output is for the caller to judge."""
+        """Run ansible-playbook on the inventory; the caller checks the result."""
         return subprocess.run(
             [str(shutil.which("ansible-playbook")), "--inventory", self.path, *arguments],
             check=False,
@@ -91,7 +91,7 @@ class Inventory:
             cwd=ROOT,
             env={**ENVIRONMENT, **environment},
             timeout=limits.limit(limits.PLAYBOOK),
-            # Whoever kills the group that it leads does not kill the tests.
+            # A process group of its own, which a test can kill without killing pytest.
             start_new_session=True,
         )
 
@@ -115,30 +115,30 @@ def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
 
 CURL = (
     "set -a; . /etc/biocirv/biocirv-deployments.env;"
-    # What curl reads from its configuration is in no list of processes.
+    # Options that curl reads from its configuration do not show in process listings.
     ' printf \'user = "%s"\' "$PREFECT_API_AUTH_STRING" | curl --config - --silent --show-error --fail'
     ' --cacert "$PREFECT_API_SSL_CERT_FILE"'
 )
 
 
 class Api:
-    """Prefect's API, as a client on its own host sees it: through the proxy, verified, with the platform's login."""
+    """Client of Prefect's API on the server's host: through the proxy, TLS verified, with the platform's password."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
-        """Return what the API answers to a GET, or to a POST of a body."""
+        """Return the API's response to a GET, or to a POST if there is a body."""
         data = f" --header 'Content-Type: application/json' --data '{json.dumps(body)}'" if body is not None else ""
         answer: str = self._host.check_output(f'{CURL}{data} "$PREFECT_API_URL{path}"')
         return json.loads(answer)
 
     def delete(self, path: str) -> None:
-        """Delete what the API has under a path."""
+        """Delete an object by its path in the API."""
         self._host.check_output(f'{CURL} --request DELETE "$PREFECT_API_URL{path}"')
 
     def is_ready(self) -> bool:
-        """Say whether the API answers and reaches its database."""
+        """Return whether the API answers and reaches its database."""
         return bool(self._host.run(f'{CURL} --output /dev/null "$PREFECT_API_URL/ready"').rc == 0)
 
 
@@ -174,7 +174,7 @@ def api(server: Host) -> Api:
 
 @pytest.fixture
 def container(inventory: Inventory) -> str:
-    """Return the name of the container that the host is; what needs one is left out on real hosts."""
+    """Return the name of the host's container; skip the test on real hosts."""
     if not inventory.is_container("database"):
         pytest.skip("not a container")
     return inventory.name("database")

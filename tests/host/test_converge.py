@@ -1,4 +1,4 @@
-"""The playbooks: check mode tells the truth, and bad input is told whole before anything is changed."""
+"""The playbooks: check mode predicts the changes, and all input errors are reported before anything is changed."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.limits import wait_until
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
 
-# Deployments that no converge has registered.
+# Deployments that a converge did not register.
 OTHERS: dict[str, dict[str, str]] = {"by-hand": {}, "of-another-project": {"version": "1.0"}}
 
 
@@ -62,7 +62,7 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
     server.check_output("rm %s", marker)
 
 
-# What each tag of site.yml brings back: the group whose host is harmed, how, and what shows it.
+# For each tag of site.yml: the group whose host is damaged, the damage, and a command that shows the repair.
 PSQL = 'runuser --user postgres -- psql -Atc "{}"'
 PARTS = {
     "base": ("database", "timedatectl set-timezone Asia/Tokyo", "timedatectl show --property=Timezone --value"),
@@ -80,7 +80,7 @@ PARTS = {
 @pytest.mark.thorough
 @pytest.mark.disruptive
 def test_a_tag_converges_its_part_alone(inventory: "Inventory") -> None:
-    """By itself, with no facts of an earlier play."""
+    """A tag works alone, without facts from an earlier play."""
 
     def look() -> dict[str, str]:
         return {tag: inventory.host(group).run(shows).stdout for tag, (group, _, shows) in PARTS.items()}
@@ -100,7 +100,7 @@ def test_a_tag_converges_its_part_alone(inventory: "Inventory") -> None:
 @pytest.mark.thorough
 @pytest.mark.disruptive
 def test_a_converge_without_the_database_fails_and_says_so(inventory: "Inventory", database: Host) -> None:
-    """Instead of taking its silence for an empty database, and waiting for ever."""
+    """An unreachable database is an error; it is not taken for an empty one or waited for indefinitely."""
     database.check_output("systemctl stop 'postgresql@*'")
     try:
         failed = inventory.playbook("site.yml", "--tags", "deploy", "--extra-vars", "migrations_patience_seconds=4")
@@ -116,7 +116,7 @@ def test_a_converge_without_the_database_fails_and_says_so(inventory: "Inventory
 @pytest.mark.thorough
 @pytest.mark.disruptive
 def test_postgresql_is_not_restarted_for_a_question_that_fails(inventory: "Inventory", database: Host) -> None:
-    """Of a server that runs as it should: here somebody has taken away what Ansible asks it with."""
+    """Ansible's query fails because psycopg2 is missing, not because of the server."""
     module = database.check_output("python3 -c 'import psycopg2; print(psycopg2.__path__[0])'")
     started = "head -3 /var/lib/postgresql/*/main/postmaster.pid | tail -1"
     before = database.check_output(started)
@@ -131,13 +131,13 @@ def test_postgresql_is_not_restarted_for_a_question_that_fails(inventory: "Inven
 
 
 def revision(database: Host, name: str) -> str:
-    """Return the revision that a database says it is at."""
+    """Return the revision that a database records."""
     psql = "runuser --user postgres -- psql -Atc 'SELECT version_num FROM alembic_version' %s"
     return str(database.check_output(psql, name))
 
 
 def pretend(database: Host, name: str, revision: str) -> None:
-    """Let a database say that it is at a revision."""
+    """Change the revision that a database records."""
     change = f"UPDATE alembic_version SET version_num = '{revision}'"  # noqa: S608 - the tests' own words
     database.check_output("runuser --user postgres -- psql -c %s %s", change, name)
 
@@ -145,7 +145,7 @@ def pretend(database: Host, name: str, revision: str) -> None:
 @pytest.mark.disruptive
 @pytest.mark.thorough
 def test_postgresql_and_nginx_get_further_settings(inventory: "Inventory", database: Host, server: Host) -> None:
-    """Those that they do not take are refused before they are written, and those that have a variable of their own."""
+    """Settings that are invalid, or that have a variable of their own, are refused before they are written."""
 
     def converge(**variables: object) -> str:
         tags = ("--tags", "database,proxy")
@@ -180,7 +180,7 @@ def test_postgresql_and_nginx_get_further_settings(inventory: "Inventory", datab
 @pytest.mark.disruptive
 @pytest.mark.thorough
 def test_check_mode_shows_what_is_pending(inventory: "Inventory", database: Host) -> None:
-    """Of migrations, of Prefect's schema, and of registrations; and does none of it."""
+    """Pending migrations, upgrades of Prefect's schema and registrations are reported, and not applied."""
     check = ("site.yml", "--check", "--tags", "deploy")
     pending = {"biocirv_db": "biocirv-migrations", "prefect_db": "prefect-server-schema"}
     well = {name: revision(database, name) for name in pending}
@@ -202,7 +202,7 @@ def test_check_mode_shows_what_is_pending(inventory: "Inventory", database: Host
 @pytest.mark.disruptive
 @pytest.mark.thorough
 def test_a_unit_that_does_not_get_ready_is_not_waited_for_for_ever(inventory: "Inventory", worker: Host) -> None:
-    """Here a worker that cannot reach its server; the one before goes on."""
+    """A new worker cannot reach its server: the converge fails, and the old worker continues."""
     server = worker.check_output("systemctl show --property=MainPID --value prefect-worker")
     variables = json.dumps({"systemd_unit_ready_seconds": 15, "prefect_worker_api_url": "https://127.0.0.1:4/api"})
     failed = inventory.playbook("site.yml", "--tags", "deploy", "--extra-vars", variables)
@@ -218,7 +218,7 @@ def test_a_unit_that_does_not_get_ready_is_not_waited_for_for_ever(inventory: "I
 @pytest.mark.disruptive
 @pytest.mark.thorough
 def test_a_deployment_that_the_inventory_no_longer_names_is_removed(inventory: "Inventory", api: "Api") -> None:
-    """With its schedule; not one that somebody else has registered."""
+    """It is removed with its schedule; deployments that were registered by hand are kept."""
     master = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")
     copied = ("flow_id", "entrypoint", "pull_steps", "work_pool_name")
     common = {"enforce_parameter_schema": False, **{key: master[key] for key in copied}}
@@ -249,7 +249,7 @@ def test_a_missing_variable_is_named(inventory: "Inventory") -> None:
 
 @pytest.mark.disruptive
 def test_an_unsupported_system_is_refused(inventory: "Inventory", server: Host) -> None:
-    """A host that says it is something else: facts read /etc/os-release."""
+    """The facts of the host come from a changed /etc/os-release."""
     server.check_output("cp --no-dereference /etc/os-release /root/os-release")
     server.check_output(
         "rm /etc/os-release && mv /etc/debian_version /root/"
@@ -272,7 +272,7 @@ def test_an_unreachable_host_gets_advice(inventory: "Inventory") -> None:
 
 @pytest.mark.thorough
 def test_a_proxy_reaches_apt_and_the_services(inventory: "Inventory") -> None:
-    """Shown in check mode: the host under test has no proxy to go through."""
+    """The test uses check mode, as there is no proxy."""
     done = inventory.playbook(
         "site.yml",
         "--check",
@@ -283,7 +283,7 @@ def test_a_proxy_reaches_apt_and_the_services(inventory: "Inventory") -> None:
     assert done.returncode == 0, done.stdout
     assert '+Acquire::https::Proxy "http://proxy.test:3128";' in done.stdout
     assert '+Acquire::http::Proxy::lan.test "DIRECT";' in done.stdout
-    # Three environment files changed too, of server, schema and worker; what is in them is nobody's to see.
+    # The environment files of server, schema and worker change too; their content is not shown, as it is secret.
     assert "proxy.test" not in re.sub(r"(?m)^\+Acquire.*$", "", done.stdout)
     assert recap(done.stdout)[0] >= 4
 
@@ -311,7 +311,7 @@ http.server.HTTPServer(("127.0.0.1", 8099), Handler).serve_forever()
 
 @pytest.fixture
 def told(server: Host) -> Iterator[Callable[[], list[str]]]:
-    """Return what gives the texts that a stand-in for somebody's chat has been told, when there are any."""
+    """Return a function that waits for messages to a fake chat webhook, and returns their texts."""
     server.check_output("systemd-run --unit=told --collect python3 -c %s", STAND_IN)
 
     def texts() -> list[str]:
@@ -327,7 +327,7 @@ def told(server: Host) -> Iterator[Callable[[], list[str]]]:
 def test_a_google_key_is_the_worker_s_alone_and_a_failure_is_told(
     inventory: "Inventory", worker: Host, api: "Api", told: Callable[[], list[str]], tmp_path: Path
 ) -> None:
-    """The key is shown nowhere, flows find it, and that it is incomplete is told; both go when their variables do."""
+    """Flows can read the key, no output shows it; a failure is notified; dropping the variables removes both."""
     secret = f"key-{uuid.uuid4().hex}"
     key = tmp_path / "key.json"
     key.write_text(f'{{"type": "service_account", "private_key": "{secret}"}}\n', encoding="utf-8")
@@ -338,10 +338,13 @@ def test_a_google_key_is_the_worker_s_alone_and_a_failure_is_told(
         "prefect_deployments_failure_webhook": f"http://127.0.0.1:8099/{secret}",
     }
 
-    done = inventory.playbook("site.yml", "--tags", "deploy", "--diff", "--extra-vars", json.dumps(variables))
+    options = ("--tags", "deploy", "--diff", "--extra-vars", json.dumps(variables))
+    foreseen = inventory.playbook("site.yml", "--check", *options)
+    assert "The webhook for failures would be written" in foreseen.stdout, foreseen.stdout
+    done = inventory.playbook("site.yml", *options)
 
     assert done.returncode == 0, done.stdout
-    assert secret not in done.stdout
+    assert secret not in foreseen.stdout + done.stdout
     assert (worker.file(path).mode, worker.file(path).user) == (0o400, "prefect-worker")
     failed = inventory.playbook("playbooks/run_etl.yml")
     reason = r"key\.json \(CREDENTIALS_PATH\) is incomplete: it lacks .*client_email"
@@ -351,6 +354,8 @@ def test_a_google_key_is_the_worker_s_alone_and_a_failure_is_told(
     assert re.match(r"Master ETL Flow \(\S+\) Failed: 5 of 5 flows failed\.", text)
     assert re.search(reason, text)
 
+    foreseen = inventory.playbook("site.yml", "--tags", "deploy", "--check")
+    assert "The webhook for failures would be removed" in foreseen.stdout, foreseen.stdout
     again = inventory.playbook("site.yml", "--tags", "deploy")
 
     assert again.returncode == 0, again.stdout

@@ -1,4 +1,4 @@
-"""A flow run whose process is killed is known to have crashed, and runs again; tests/drills kills more."""
+"""A flow run whose process is killed is marked as crashed, and retried; tests/drills covers more faults."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ UNLOCK = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIK
 
 def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") -> None:
     deployment = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")["id"]
-    # As long as another holds this table, the run cannot end by itself.
+    # The run cannot end by itself while another session locks this table.
     psql = "runuser --user postgres -- psql biocirv_db -c %s"
     lock = "BEGIN; LOCK TABLE etl_run; SELECT pg_sleep(3600)"
     database.check_output(f"systemd-run --quiet --collect --unit=hold-etl {psql}", lock)
@@ -36,10 +36,10 @@ def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") 
         pid = str(read(run["id"])["infrastructure_pid"]).rpartition(":")[2]
         worker.check_output("kill -9 %s", str(int(pid)))
     finally:
-        # Without its client the session would go on.
+        # The session would outlive its client.
         database.check_output(psql, UNLOCK)
 
-    limits.wait_until(lambda: read(run["id"])["state"]["type"] == "CRASHED", "the crash is known", limits.ANSWER)
+    limits.wait_until(lambda: read(run["id"])["state"]["type"] == "CRASHED", "the flow run is Crashed", limits.ANSWER)
     assert "-9" in read(run["id"])["state"]["message"]
 
     def successors() -> list[dict[str, Any]]:
@@ -50,5 +50,5 @@ def test_a_killed_flow_run_runs_again(database: Host, worker: Host, api: "Api") 
             successor for successor in found if successor["state"]["type"] not in ("SCHEDULED", "PENDING", "RUNNING")
         ]
 
-    (successor,) = limits.wait_until(successors, "the flow run has run again", limits.CRASH)
+    (successor,) = limits.wait_until(successors, "the retry of the flow run ends", limits.CRASH)
     assert successor["state"]["type"] == "COMPLETED", successor["state"]

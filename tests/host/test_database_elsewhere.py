@@ -1,4 +1,4 @@
-"""Databases, roles and privileges in a PostgreSQL that this platform does not run, through an administrator's login."""
+"""Databases, roles and privileges in an external PostgreSQL, created through an administrator's login."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIABLES = {
 
 @pytest.fixture
 def cluster(database: Host) -> Iterator[None]:
-    """Run a cluster of its own with the platform's certificate."""
+    """Run a separate cluster with the platform's certificate."""
     version = database.check_output("ls /etc/postgresql").split()[0]
     own, platform = f"/etc/postgresql/{version}/elsewhere", f"/etc/postgresql/{version}/main/biocirv"
     settings = f"ssl = on\nssl_cert_file = '{platform}.crt'\nssl_key_file = '{platform}.key'\n"
@@ -64,7 +64,7 @@ def test_an_administrator_s_login_creates_databases_elsewhere(
             assert done.returncode == 0, done.stdout
             assert PASSWORD not in done.stdout
             changes.append(recap(done.stdout)[0])
-        # The script, and what it creates; then nothing.
+        # The first run changes the script and what it creates, the second nothing.
         assert changes == [2, 0]
         login = f"env PGPASSWORD=reads psql --host 127.0.0.1 --port {PORT} --username surveyor -Atc"
         assert database.check_output(f"{login} 'SELECT current_database()' survey") == "survey"

@@ -30,7 +30,7 @@ ENTRY = {
 
 @pytest.fixture
 def added(database: Host, tmp_path: Path) -> Iterator[list[str]]:
-    """Return the options that add the entry to the inventory, and remove what the service left."""
+    """Return the options that add the entry to the inventory; remove the service at the end."""
     more = tmp_path / "more.json"
     more.write_text(json.dumps({"all": {"vars": {"other_services": [ENTRY]}}}), encoding="utf-8")
     options = ["--inventory", str(more)]

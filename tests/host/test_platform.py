@@ -1,4 +1,4 @@
-"""The platform does what people came for: a master run loads the sheets; a broken sheet stops nothing else."""
+"""The platform does its job: a master run loads the sheets, and a broken sheet fails only its own flow."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ FLOWS = ("primary_product", "analysis_type", "field_sample", "experiment", "obse
 
 
 def distinct(worksheet: str, column: str) -> int:
-    """Return how many names a worksheet's column holds, where case, spacing and composition do not count."""
+    """Return how many distinct names a column holds, ignoring case, spacing and Unicode composition."""
     with (SHEET / f"{worksheet}.csv").open(encoding="utf-8-sig", newline="") as sheet:
         header, *rows = csv.reader(sheet)
     position = [name.strip() for name in header].index(column)
@@ -66,7 +66,7 @@ def test_master_run_loads_what_the_sheets_hold(inventory: "Inventory", database:
 
 @pytest.mark.thorough
 def test_status_names_release_and_schema(inventory: "Inventory", server: Host, database: Host) -> None:
-    """Id, age and source of the release that serves, and where the database is."""
+    """The status shows id, age and source of the active release, and the database's revision."""
     release = Path(server.file("/opt/biocirv/current").linked_to).name
     revision = "runuser --user postgres -- psql -AtX biocirv_db -c 'SELECT version_num FROM alembic_version'"
     shown = inventory.playbook("playbooks/status.yml")
@@ -150,7 +150,7 @@ def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: 
 @pytest.mark.thorough
 @pytest.mark.disruptive
 def test_a_missing_worksheet_fails_its_flow_alone(inventory: "Inventory", worker: Host, database: Host) -> None:
-    """The worker is given a copy of the sample data in which one worksheet is missing, and its own back."""
+    """The worker temporarily reads a copy of the sample data in which one worksheet is missing."""
     worksheet = "01-BasicSampleInfo"
     broken = "/var/lib/prefect-worker/broken"
     worker.check_output(

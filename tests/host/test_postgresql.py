@@ -1,4 +1,4 @@
-"""PostgreSQL: who may connect, how, and to what."""
+"""PostgreSQL: roles, privileges, and connections."""
 
 import json
 
@@ -7,7 +7,7 @@ from testinfra.host import Host
 
 
 def psql(host: Host, statement: str, name: str = "postgres") -> str:
-    """Return what a statement gives the superuser in a database, unaligned."""
+    """Run a statement as superuser; return its unaligned output."""
     output: str = host.check_output("runuser --user postgres -- psql --no-psqlrc -Atc %s %s", statement, name)
     return output
 
@@ -39,7 +39,7 @@ def test_nobody_logs_in_over_the_network_as_a_superuser(database: Host) -> None:
 
 
 def test_every_connection_is_encrypted_and_of_a_login_with_a_limit(database: Host) -> None:
-    """Those that the platform has at this moment: Prefect's server has some, always."""
+    """The test examines the connections that are open now: Prefect's server always has some."""
     connections = psql(
         database,
         "SELECT DISTINCT rolname, ssl, version, rolconnlimit > 0 FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
@@ -50,10 +50,10 @@ def test_every_connection_is_encrypted_and_of_a_login_with_a_limit(database: Hos
 
 
 def test_tables_are_the_owners_and_flows_can_no_more_than_write_them(database: Host) -> None:
-    """Whatever flow created a table, its owner would be another."""
+    """A table that a flow creates would have another owner."""
     tables = psql(
         database,
-        # Of several privileges that are named at once, one is enough for the function.
+        # has_table_privilege() is true if the role has any of several privileges: ask for each.
         "SELECT tableowner, (SELECT bool_and(has_table_privilege('biocirv_write', tablename::text, privilege))"
         "   FROM unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) privilege),"
         " has_table_privilege('biocirv_read', tablename::text, 'SELECT'),"

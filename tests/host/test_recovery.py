@@ -1,4 +1,4 @@
-"""What goes away comes back: a killed proxy, what was stopped, a reboot, a new container; tests/drills breaks more."""
+"""Recovery from a killed proxy, a stop, a reboot and a new container; tests/drills covers more faults."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ UNITS = ("nginx", "prefect-server", "prefect-worker")
 
 
 def wait_until_well(host: Host, api: "Api") -> None:
-    """Wait until units are active and the API reaches its database."""
+    """Wait until all units are active and the API reaches its database."""
     active = ["active"] * len(UNITS)
     wait_until(
         lambda: host.run(f"systemctl is-active {' '.join(UNITS)}").stdout.split() == active and api.is_ready(),
@@ -28,17 +28,17 @@ def wait_until_well(host: Host, api: "Api") -> None:
 
 
 def test_a_killed_proxy_is_started_again(server: Host, api: "Api") -> None:
-    """The drills kill the others."""
+    """Drills kill the other services."""
     pid = "systemctl show --property=MainPID --value nginx"
     before = server.check_output(pid)
     server.check_output("kill -9 %s", before)
-    wait_until(lambda: server.check_output(pid) not in (before, "0"), "another process of the proxy")
+    wait_until(lambda: server.check_output(pid) not in (before, "0"), "systemd restarts the proxy")
     wait_until_well(server, api)
 
 
 @pytest.mark.thorough
 def test_services_wait_for_what_they_need(database: Host, server: Host, api: "Api") -> None:
-    """Without its database the server is not active, however long; with it, it is."""
+    """The server is not active while its database is down, and becomes active when it is up."""
     database.check_output("systemctl stop postgresql@*")
     server.check_output("systemctl restart --no-block prefect-server")
     journal = "journalctl --unit prefect-server --lines 3 --output cat"
@@ -49,9 +49,9 @@ def test_services_wait_for_what_they_need(database: Host, server: Host, api: "Ap
 
 
 def test_what_was_stopped_is_started_again(inventory: "Inventory", server: Host, api: "Api") -> None:
-    """Also what somebody started alone is stopped; a second time there is nothing to stop."""
+    """A service that was started alone is stopped too; a second stop changes nothing."""
     states = f"systemctl is-active biocirv.target {' '.join(UNITS)}"
-    # The target goes, as it does with whoever stops it by hand, and one service comes back.
+    # Stop the target by hand, and start one of its services alone.
     server.check_output("systemctl stop biocirv.target && systemctl start nginx")
     for changes in (True, False):
         done = inventory.playbook("playbooks/stop.yml")
@@ -62,7 +62,7 @@ def test_what_was_stopped_is_started_again(inventory: "Inventory", server: Host,
     wait_until_well(server, api)
 
 
-# A request of which the rest never comes.
+# A request that is never completed.
 STALLED = r"""
 . /etc/biocirv/biocirv-deployments.env
 . /etc/biocirv/prefect-server.env
@@ -77,7 +77,7 @@ sleep 300
 
 @pytest.mark.thorough
 def test_a_stalled_client_does_not_hold_up_the_server_s_end(server: Host, api: "Api") -> None:
-    """The unit is inactive then, and not failed."""
+    """The unit stops in time, and ends as inactive, not as failed."""
     server.check_output(
         "systemd-run --quiet --collect --unit stalled --property Type=notify --property NotifyAccess=all bash -c %s",
         STALLED,
@@ -87,7 +87,7 @@ def test_a_stalled_client_does_not_hold_up_the_server_s_end(server: Host, api: "
         shown = properties(server, "prefect-server", "ActiveState", "Result", "ExecMainStatus")
     finally:
         server.check_output("systemctl stop stalled; systemctl start prefect-server")
-    # It was waited for, and ended.
+    # The server waited for the request, and then closed it.
     assert shown == {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": str(signal.SIGUSR2.value)}
     wait_until_well(server, api)
 
@@ -101,7 +101,7 @@ def count(database: Host) -> int:
 def test_a_reboot_brings_everything_back(
     inventory: "Inventory", database: Host, server: Host, api: "Api", container: str
 ) -> None:
-    """A container's stop and start is its reboot."""
+    """Stopping and starting a container is its reboot."""
     rows = count(database)
     subprocess.run(["docker", "stop", "--time", "60", container], check=True, capture_output=True)
     subprocess.run(["docker", "start", container], check=True, capture_output=True)
@@ -115,7 +115,7 @@ def test_a_reboot_brings_everything_back(
 @pytest.mark.thorough
 @pytest.mark.usefixtures("container")
 def test_a_new_container_takes_up_the_data(inventory: "Inventory", database: Host) -> None:
-    """What `make down` and `make up` do: the container goes, its volume stays."""
+    """`make down` removes the container and keeps its volume, which `make up` reuses."""
     rows = count(database)
     for playbook in ("containers/destroy.yml", "containers/create.yml", "site.yml"):
         done = inventory.playbook(playbook)

@@ -1,11 +1,11 @@
-"""What a client is refused at the door; the scenario secure tries more, from another host."""
+"""Requests that API and PostgreSQL refuse; the scenario secure tries more, from another host."""
 
 import pytest
 from testinfra.host import Host
 
 from tests.host.conftest import CURL
 
-# How the API is asked without the login that CURL takes from the environment.
+# Calls the API without the login, which CURL takes from the environment.
 ANONYMOUS = CURL.replace("--config - ", "").replace("--fail", "--output /dev/null --write-out '%{http_code}'")
 
 
@@ -23,7 +23,7 @@ def test_the_api_speaks_tls_1_3_alone(server: Host) -> None:
 
 
 def test_postgresql_wants_tls(server: Host) -> None:
-    """Whatever the login."""
+    """A connection without TLS is refused for every login."""
     login = "set -a; . /etc/biocirv/biocirv-migrations.env; psql --tuples-only --no-align --command 'SELECT 1'"
     refused = server.run(f"{login} 'sslmode=disable'")
     assert refused.rc != 0

@@ -1,4 +1,4 @@
-"""Services: they run, say so truthfully, and keep their secrets."""
+"""Services run, report their state correctly, and protect their secrets."""
 
 import re
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
 RUNNING = units("service")
-# What runs from a release.
+# Units that run from a release.
 UNITS = [unit for unit in RUNNING if "follows" in entry(unit)]
-# What this project sandboxes: Debian's PostgreSQL has a unit of its own.
+# Units that this project sandboxes; PostgreSQL's unit is Debian's.
 SANDBOXED = [unit for unit in units() if not unit.startswith("postgresql")]
 
 
@@ -66,7 +66,7 @@ def test_process_runs_from_the_current_release(request: pytest.FixtureRequest, u
     pid = properties(host, unit, "MainPID")["MainPID"]
     current = host.check_output("readlink --canonicalize /opt/biocirv/current")
     assert current.startswith("/opt/biocirv/releases/")
-    # The server by the link, so that a switch need not restart it; a worker stays with the release that it began with.
+    # The server uses the link, so that an activation need not restart it; a worker stays with its initial release.
     begins = {"prefect-server": "/opt/biocirv/current", "prefect-worker": current}[unit]
     assert host.check_output("tr '\\0' ' ' < /proc/%s/cmdline", pid).startswith(f"{begins}/env/bin/python ")
 
@@ -78,7 +78,7 @@ def test_environment_is_roots_alone_and_not_in_the_unit(inventory: "Inventory", 
     assert (environment.user, environment.group, environment.mode) == ("root", "root", 0o600)
     values = [line.partition("=")[2].strip("'\"") for line in environment.content_string.splitlines()]
     shown = host.check_output("systemctl cat %s", unit)
-    # Passwords are of 32 letters and digits, alone or within a URL or a login.
+    # Passwords are 32 letters and digits, alone or within a URL or a login.
     secrets = {secret for value in values for secret in re.findall(r"\b[A-Za-z0-9]{32}\b", value)}
     assert secrets
     assert not [secret for secret in secrets if secret in shown]
@@ -93,7 +93,7 @@ def test_unit_is_sandboxed(inventory: "Inventory", unit: str) -> None:
 
 
 def test_the_server_leaves_idle_connections_to_the_proxy(server: Host) -> None:
-    """One that it closes may have a request on its way, which is answered with 502 then; its own limit is 5 s."""
+    """If the server closed an idle connection first (default: 5 s), a request under way on it would end in a 502."""
     ask = """
 import http.client, select, sys
 connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
@@ -108,7 +108,7 @@ print(select.select([connection.sock], [], [], 10)[0])
 def test_nothing_listens_beyond_loopback_but_what_people_and_other_hosts_reach(
     server: Host, inventory: "Inventory"
 ) -> None:
-    """ssh, the proxy, and PostgreSQL where another host needs it."""
+    """Only ssh, the proxy, and PostgreSQL if another host needs it, listen on other interfaces."""
     listening = {
         line.split()[3] for line in server.check_output("ss --no-header --listening --tcp --numeric").splitlines()
     }

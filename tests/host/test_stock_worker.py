@@ -1,4 +1,4 @@
-"""Prefect's own worker in the place of this project's, by one variable."""
+"""One variable replaces this project's worker with Prefect's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOCK = ("--extra-vars", '{"prefect_worker_stock": true}')
 
 @pytest.fixture
 def stock(inventory: Inventory) -> Iterator[None]:
-    """Converge with Prefect's own worker, and afterwards with this project's."""
+    """Converge with Prefect's own worker, and at the end with this project's again."""
     converged = inventory.playbook("site.yml", "--tags", "deploy", *STOCK)
     assert converged.returncode == 0, converged.stdout
     yield

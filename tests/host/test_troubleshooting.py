@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md: what it says of a case is what happens, and the commands that it names cure it."""
+"""docs/troubleshooting.md: the symptoms of each case are as described, and the commands fix it."""
 
 import json
 import os
@@ -25,15 +25,15 @@ Make = Callable[..., str]
 
 
 def on_page(command: str) -> str:
-    """Return a command; the page has it."""
+    """Return a command after checking that it is on the page."""
     assert f"`{command}`" in PAGE
     return command
 
 
 @pytest.fixture
 def make(inventory: "Inventory") -> Make:
-    """Return what runs a command of the page for the inventory under test, and returns what it prints."""
-    # As from a shell, also where make runs the tests.
+    """Return a function that runs a command of the page for the inventory under test, and returns its output."""
+    # Without make's variables, as in a shell: make may be running these tests.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
     def run(command: str, said: str = "") -> str:
@@ -45,7 +45,7 @@ def make(inventory: "Inventory") -> Make:
 
 
 def verdict(status: str) -> str:
-    """Return what a status begins with: whether all is well, and what is not."""
+    """Return the first part of a status: whether all is well, and the problems."""
     return status.split("\n\n", 1)[0]
 
 
@@ -60,22 +60,22 @@ def test_the_database_does_not_answer(make: Make, database: Host) -> None:
     ("unit", "cure"), [("prefect-server", "make restart-services"), ("prefect-worker", "make restart-prefect-worker")]
 )
 def test_a_service_that_is_stopped_is_named(make: Make, inventory: "Inventory", unit: str, cure: str) -> None:
-    """Without the one the API does not answer, without the other no flow run is picked up."""
+    """Without the server the API does not answer; without the worker no flow run starts."""
     inventory.host(unit.replace("-", "_")).check_output("systemctl stop %s", unit)
     said = verdict(make("make status"))
     assert said.startswith("Not well")
     assert unit in said
     make(cure)
-    limits.wait_until(lambda: verdict(make("make status")).startswith("Well"), "it is well again")
+    limits.wait_until(lambda: verdict(make("make status")).startswith("Well"), "`make status` reports no problem")
 
 
 def test_the_worker_s_pool_is_there(make: Make) -> None:
-    # Prefect's table is as wide as a terminal, and cuts what is longer.
+    # Prefect truncates its table to the terminal's width.
     assert "biocirv_dev_work" in make('make exec-prefect-worker CMD="prefect work-pool ls"')
 
 
 def test_the_database_refuses_connections(inventory: "Inventory", database: Host) -> None:
-    """From other hosts, as it listens to its own alone; tried at the address under which they know it."""
+    """PostgreSQL listens on loopback only; the test connects to the address that other hosts use."""
     assert "`Connection refused`" in PAGE
     address = database.check_output("hostname --all-ip-addresses").split()[0]
     connect = (
@@ -99,7 +99,7 @@ def test_the_database_refuses_connections(inventory: "Inventory", database: Host
 
 
 def test_migrations_fail(make: Make, server: Host) -> None:
-    """Where what a migration makes is there; here as the database says that it is at an earlier revision."""
+    """A migration fails if its objects exist; here because the database records an earlier revision."""
     current = make('make exec-prefect-worker CMD="alembic current"')
     assert "0002 (head)" in current, current
     make("make access-db", "UPDATE alembic_version SET version_num = '0001'")

@@ -86,8 +86,8 @@ def run() -> Run:
 
 @pytest.fixture
 def migrated_database(engine: Engine) -> Engine:
-    """Return an engine for the test's database, with the newest schema."""
-    # Without alembic.ini, whose logging would replace that of the test.
+    """Return an engine for the test's database, migrated to the newest schema."""
+    # Without alembic.ini, whose logging configuration would replace that of the test.
     config = Config()
     config.set_main_option("script_location", str(ROOT / "migrations"))
     upgrade(config, "head")
@@ -143,7 +143,7 @@ def _serve(database: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         _wait_until_ready(server, url, log)
         yield url
     finally:
-        # Prefect answers SIGTERM by sending itself SIGINT, which it inherits as ignored where tests run in the
+        # On SIGTERM Prefect sends itself SIGINT, but it inherits SIGINT as ignored if the tests run in the
         # background.
         server.kill()
         server.wait()
@@ -151,7 +151,7 @@ def _serve(database: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     def is_ready() -> bool:
-        assert server.poll() is None, "it ended"
+        assert server.poll() is None, "the process has exited"
         with suppress(httpx.TransportError):
             return httpx.get(f"{url}/ready").is_success
         return False
@@ -167,7 +167,7 @@ def prefect(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Return a client of the server, which flows in this process and its children use too."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    # At its end a flow run waits up to a second for the thread that sends heartbeats.
+    # A flow run that ends waits up to a second for the thread that sends heartbeats.
     changes = {PREFECT_API_URL: prefect_server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     with temporary_settings(changes), get_client(sync_client=True) as client:
         yield client

@@ -1,4 +1,4 @@
-"""The flow runs of a master run, as the server has them."""
+"""The flow runs of a master run, as the server records them."""
 
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from tests import limits
 def sub_flow_runs(client: SyncPrefectClient, master: UUID) -> list[FlowRun]:
     """Return the runs of all sub-flows.
 
-    The server finds them by their task runs, which it records some time after they happened.
+    The server finds them by their task runs, which it records with a delay.
     """
     family = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[master]))
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own, in a container that is thrown away."""
+"""A temporary PostgreSQL in a container."""
 
 import secrets
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests import limits
 
 @contextmanager
 def throw_away_postgresql() -> Iterator[str]:
-    """Start a PostgreSQL, published on loopback; return the URL of its superuser. It is gone at the end.
+    """Start a PostgreSQL, published on loopback; yield the URL of its superuser, and remove it at the end.
 
     Raises:
         RuntimeError: it did not start, or Docker did not publish it.

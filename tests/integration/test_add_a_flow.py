@@ -1,4 +1,4 @@
-"""docs/add-a-flow.md works: a test does what the page says, in a copy of the project, and sees what the page shows."""
+"""docs/add-a-flow.md works: a test follows the page in a copy of the project, and compares the results."""
 
 import os
 import re
@@ -28,14 +28,14 @@ PAGE = (ROOT / "docs/add-a-flow.md").read_text(encoding="utf-8")
 SHEETS = (ROOT / "docs/sheets.md").read_text(encoding="utf-8")
 COPIED = ("alembic.ini", "data", "docs", "migrations", "pyproject.toml", "run_prefect_flow.py", "src", "tests/policy")
 
-# Prints where the master flow's modules come from.
+# Prints the origin of the master flow's modules.
 ORIGINS = """
 import run_prefect_flow, sys
 for name, module in sys.modules.items():
     if name == "run_prefect_flow" or name.startswith("ca_biositing.") and module.__file__:
         print(module.__file__)
 """
-# A block of code, with the line before it that says which file it goes into, or the table after it.
+# A block of code, with the line before it that names its file, or the table after it.
 BLOCK = re.compile(
     r"(?:^In `(?P<path>[^`]+)`, (?:a new file|(?P<side>above|below) `(?P<anchor>[^`]+)`):\n\n)?"
     r"^```(?P<language>\w+)\n(?P<code>.*?)^```\n"
@@ -69,7 +69,7 @@ def sections() -> dict[str, str]:
 
 
 class Reader:
-    """Somebody who does what the page says, in a copy of the project."""
+    """Follows the page's instructions in a copy of the project."""
 
     def __init__(self, project: Path, engine: Engine) -> None:
         self._project = project
@@ -78,7 +78,7 @@ class Reader:
         self.edited: set[str] = set()
 
     def follow(self, block: Block) -> None:
-        """Do what a block says, or compare it with what there is to see."""
+        """Apply or run a block, or compare it with the actual result."""
         if block.path:
             self._edit(block)
         elif block.language == "bash":
@@ -91,7 +91,7 @@ class Reader:
             pytest.fail(f"The page does not say which file this goes into:\n{block.code}")
 
     def run(self, commands: str) -> str:
-        """Run commands as one types them, until one fails; return what they print."""
+        """Run commands in a shell until one fails; return their output."""
         done = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", commands],
             cwd=self._project,
@@ -121,7 +121,7 @@ class Reader:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         assert lines.count(f"{anchor}\n") == 1, f"{block.path} has not one line {anchor!r}"
         at = lines.index(f"{anchor}\n") + (side == "below")
-        # An editor's user leaves blank lines between a class, or a section, and the next.
+        # Insert blank lines between classes or sections, as a user would.
         blank = {"above": "\n\n" if path.suffix == ".py" else "\n", "below": ""}[side]
         path.write_text("".join([*lines[:at], block.code, blank, *lines[at:]]), encoding="utf-8")
 
@@ -142,14 +142,14 @@ def project(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) 
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / name)
-    # The fixtures stand for what is made there, so only the variables are looked at.
+    # The fixtures provide what these commands create, so only the variables are used.
     exports = dict(re.findall(r"(?m)^export (\w+)=(.*)$", sections()["Before you start"]))
     assert exports.keys() == {"DATABASE_URL", "ETL_SOURCE_DIRECTORY"}
     for name, value in {**exports, "DATABASE_URL": database_url}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("ETL_SOURCE", raising=False)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    # The installed package is the checkout.
+    # The installed package would import the checkout.
     monkeypatch.setenv("PYTHONPATH", str(folder / "src"))
     return folder
 
@@ -169,27 +169,27 @@ def sub_flow_runs(client: SyncPrefectClient, master: FlowRun) -> dict[str, FlowR
 
 
 def test_the_next_migration_has_the_number_on_the_page() -> None:
-    """Whoever adds a migration to the project corrects the page."""
+    """If this fails, a migration was added to the project: update the page."""
     newest = max(int(path.name[:4]) for path in (ROOT / "migrations/versions").glob("[0-9]*.py"))
     assert set(re.findall(r"\b0\d{3}(?=\b|_)", PAGE)) == {f"{newest + 1:04}"}, "docs/add-a-flow.md, 3. The migration"
 
 
 @pytest.mark.thorough
 def test_the_page_is_true(prefect: SyncPrefectClient, engine: Engine, project: Path) -> None:
-    """Each step works, and the flow that comes of it runs inside the master flow."""
+    """Each step works, and the new flow runs inside the master flow."""
     reader = Reader(project, engine)
     before = master_runs(prefect)
 
     for heading, section in sections().items():
         if re.match(r"\d", heading):
             for block in blocks(section):
-                # They need a host: that the targets exist is another test's.
+                # These commands need a host; tests/policy checks that the targets exist.
                 if not re.fullmatch(r"(make .*\n)+", block.code):
                     reader.follow(block)
 
     (migration,) = set(re.findall(r"`(migrations/versions/\w+\.py)`", PAGE))
     python = " ".join([migration, *(name for name in sorted(reader.edited) if name.endswith(".py"))])
-    # As `make lint` does, of these files only.
+    # As `make lint`, but only for these files.
     reader.run(f"ruff check {python}; ruff format --check {python}; mypy --follow-imports silent {python}")
     origins = reader.run(f"python -c '{ORIGINS}'").splitlines()
     assert str(project / "src/ca_biositing/pipeline/flows/preparation.py") in origins

@@ -1,4 +1,4 @@
-"""200 worksheets, each broken in one of the ways that people and exports break them."""
+"""200 worksheets, each with one kind of error that people and exports introduce."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ def encode(rows: list[list[str]], encoding: str = "utf-8") -> bytes:
 
 
 def put(rows: list[list[str]], chance: random.Random, column: str, value: str) -> bytes:
-    """Return the worksheet with a value put into one to three cells of a column."""
+    """Return the worksheet with a value in one to three cells of a column."""
     for row in chance.sample(rows[1:], chance.randint(1, 3)):
         row[HEADER.index(column)] = value
     return encode(rows)
@@ -135,7 +135,7 @@ def control_characters(rows: list[list[str]], chance: random.Random) -> bytes:
     return put(rows, chance, chance.choice(HEADER), f"a{chance.choice(chr(0) + chr(7) + chr(27))}b")
 
 
-# How it is broken, and the state that its flow run ends in; None where that depends on what chance broke.
+# The kind of error, and the final state of the flow run; None if the state depends on the random choice.
 BREAKS: dict[Break, str | None] = {
     without_a_column: "Failed",
     merged_header: "Failed",
@@ -161,14 +161,14 @@ BREAKS: dict[Break, str | None] = {
 
 
 def worksheet(chance: random.Random) -> list[list[str]]:
-    """Return a worksheet that nothing is wrong with."""
+    """Return a valid worksheet."""
     rows = [["S1", "E1", f"Ash {number}", "%", f"{chance.random():.2f}", "1"] for number in range(ROWS)]
     return [list(HEADER), *rows]
 
 
 @pytest.fixture
 def folder(migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of the worksheet; its sample and its experiment are in the database."""
+    """Return the folder of the worksheet, whose sample and experiment are in the database."""
     with migrated_database.begin() as connection:
         names = {"name": "S1", "name_key": "s1", "residue": "Ash", "residue_key": "ash", "provider_code": "P"}
         connection.execute(insert(FieldSample).values(names))
@@ -183,7 +183,7 @@ def folder(migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_row_is_accounted_for(
     broken: Break, folder: Path, migrated_database: Engine, prefect: SyncPrefectClient
 ) -> None:
-    """Loaded or rejected with a reason, or the run is Failed and says why, in words and in one piece."""
+    """Each row is loaded, or rejected with a reason; or the run is Failed with a readable message."""
     expected = BREAKS[broken]
     for seed in SEEDS:
         chance = random.Random(seed)  # noqa: S311 - no secret
@@ -222,6 +222,6 @@ def test_every_row_is_accounted_for(
         else:
             assert (accounts.status, accounts.message) == ("completed", None)
             assert accounts.read == accounts.inserted + accounts.updated + accounts.unchanged + accounts.rejected
-            # What was broken is noticed.
+            # The error is detected.
             assert accounts.rejected > 0 or expected is None or broken is header_only
             assert accounts.read >= ROWS or expected is None or broken is header_only

@@ -1,4 +1,4 @@
-"""A prefix of conda packages is what pixi.lock names, or what solves pixi.toml; anything else is refused in words."""
+"""A prefix holds the conda packages of pixi.lock, or a solution of pixi.toml; anything else is refused clearly."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PLATFORM = str(Subdir.current())
 
 
 class Site(NamedTuple):
-    """A directory and where it is served."""
+    """A directory and the URL at which it is served."""
 
     directory: Path
     url: str
@@ -41,7 +41,7 @@ class Prefix(NamedTuple):
     source: Path
 
     def python(self, code: str) -> str:
-        """Run code in the prefix, as the service would; return what it prints."""
+        """Run code in the prefix, as the service would; return its output."""
         command = [str(self.path / "bin/python"), "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, env={}, check=False)
         return done.stdout.strip() or done.stderr
@@ -49,7 +49,7 @@ class Prefix(NamedTuple):
 
 class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def python_version(channel: Site) -> str:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache that prefixes share."""
+    """Return a cache that all prefixes share."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -114,7 +114,7 @@ def make(source: Path, prefix: Path, cache: Path, *options: str, environment: st
 
 
 def refusal(source: Path, prefix: Path, cache: Path, *options: str, environment: str = "etl") -> str:
-    """Return the one line that says why a prefix was not made."""
+    """Return the one-line error message of a prefix that could not be made."""
     done = attempt(source, prefix, cache, *options, environment=environment)
     assert done.returncode == 1, done.stdout
     assert not (source / "record.json").exists()
@@ -125,7 +125,7 @@ def refusal(source: Path, prefix: Path, cache: Path, *options: str, environment:
 def attempt(
     source: Path, prefix: Path, cache: Path, *options: str, environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program with the Python of this environment, which has py-rattler and uv too."""
+    """Run the program with the Python of this environment, which also has py-rattler and uv."""
     places = ("--source", source, "--prefix", prefix, "--cache", cache, "--record", source / "record.json")
     return subprocess.run(
         [sys.executable, PROGRAM, "--environment", environment, *places, *options],
@@ -150,7 +150,7 @@ def lock(channel: Site, tmp_path: Path) -> Lock:
             channel_directory=site.directory,
             channel_url=site.url,
             conda=conda,
-            **more,  # type: ignore[arg-type] # wheels and local, as they are
+            **more,  # type: ignore[arg-type] # wheels and local, passed on
         )
         return tmp_path / "source"
 

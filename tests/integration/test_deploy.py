@@ -1,4 +1,4 @@
-"""deploy.py against a real server, and a run of what it registered by a real worker."""
+"""deploy.py against a real server, and a run of the registered deployment by a real worker."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def deploy(run: Run, prefect: SyncPrefectClient) -> Callable[..., DeploymentResponse]:
-    """Return a function that registers the deployment and returns what the server then has."""
+    """Return a function that registers the deployment and returns it as the server has it."""
 
     def deploy_with(**environment: str) -> DeploymentResponse:
         done = run("deploy.py", NAME, "--no-env-file", **environment)
@@ -55,7 +55,7 @@ def deploy(run: Run, prefect: SyncPrefectClient) -> Callable[..., DeploymentResp
 def test_the_server_follows_the_variables(
     deploy: Callable[..., DeploymentResponse], prefect: SyncPrefectClient, root: Path
 ) -> None:
-    """With none of them there are defaults; the one schedule is switched on, changed, and off again."""
+    """Without variables the defaults apply; the only schedule is activated, changed, and deactivated."""
     deployment = deploy(DEPLOYMENT_VERSION="4f1d2c")
 
     assert deployment.version == "4f1d2c"
@@ -92,7 +92,7 @@ def test_the_server_follows_the_variables(
 
 
 def wait_for_scheduled_runs(client: SyncPrefectClient, deployment: DeploymentResponse, *, present: bool) -> None:
-    """Wait until the server has made runs for the schedule, or taken them back."""
+    """Wait until the server has created the runs of the schedule, or deleted them."""
     of_deployment = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
 
     def is_so() -> bool:
@@ -112,7 +112,7 @@ def working_directory(deployment: DeploymentResponse) -> object:
 def test_the_environment_wins_over_the_env_file(
     run: Run, prefect: SyncPrefectClient, prefect_server: str, tmp_path: Path, root: Path
 ) -> None:
-    """And the file, here made of the example, says the rest."""
+    """The file, here made of the example, sets the remaining variables."""
     env_file = tmp_path / "settings"
     example = (root / ".env.example").read_text(encoding="utf-8")
     env_file.write_text(example.replace("biocirv_dev_work_pool", "from_file"), encoding="utf-8")
@@ -126,7 +126,7 @@ def test_the_environment_wins_over_the_env_file(
 
 
 def test_without_an_env_file(run: Run, tmp_path: Path) -> None:
-    """Exit code 1, and how to make one."""
+    """The exit code is 1, and the message says how to make the file."""
     done = run("deploy.py", NAME, "--env-file", str(tmp_path / "none"))
 
     assert done.returncode == 1
@@ -147,8 +147,8 @@ def test_without_an_env_file(run: Run, tmp_path: Path) -> None:
 def test_gives_up_at_once_where_a_retry_cannot_help(
     run: Run, prefect: SyncPrefectClient, name: str, environment: dict[str, str], says: str
 ) -> None:
-    """Exit code 2, no second attempt, nothing registered."""
-    # What the server says of their readiness changes with its workers.
+    """The exit code is 2, there is no second attempt, and nothing is registered."""
+    # The status of these deployments changes with the workers.
     before = [deployment.id for deployment in prefect.read_deployments()]
 
     done = run("deploy.py", name, "--no-env-file", **environment)
@@ -170,7 +170,7 @@ class _Unavailable(BaseHTTPRequestHandler):
 
 @contextmanager
 def unavailable_server() -> Iterator[str]:
-    """Serve 503 to every request; yield the URL, where nothing listens afterwards."""
+    """Answer every request with 503; yield the URL."""
     with HTTPServer(("127.0.0.1", 0), _Unavailable) as server:
         Thread(target=server.serve_forever).start()
         try:
@@ -180,7 +180,7 @@ def unavailable_server() -> Iterator[str]:
 
 
 def test_waits_for_a_server_that_is_not_ready(run: Run) -> None:
-    """One line per attempt that counts down, then exit code 2."""
+    """One line per attempt shows the remaining time, then the exit code is 2."""
     arguments = ["deploy.py", NAME, "--no-env-file", "--attempts", "2", "--delay", "0.1"]
     with unavailable_server() as url:
         answered = run(*arguments, PREFECT_API_URL=url)
@@ -204,7 +204,7 @@ def test_a_worker_runs_what_was_registered(
     migrated_database: Engine,
     tmp_path: Path,
 ) -> None:
-    """From a folder of its own: the run and its sub-flow runs end Completed, and rows are there."""
+    """The worker runs it from another folder: the run and its sub-flow runs are Completed, and rows are loaded."""
     deployment = deploy(PREFECT_WORK_POOL="worker_test")
     run = prefect.create_flow_run_from_deployment(deployment.id)
     log = tmp_path / "worker.log"
@@ -220,7 +220,7 @@ def test_a_worker_runs_what_was_registered(
         try:
             run = _wait_for_end(prefect, run, worker)
         finally:
-            # Not SIGTERM, see the server's fixture.
+            # SIGTERM would not work, see the fixture prefect_server.
             worker.kill()
             worker.wait()
 

@@ -1,4 +1,4 @@
-"""What holds for any worksheet, whatever people typed into it."""
+"""Properties that hold for any worksheet, whatever its cells contain."""
 
 import csv
 import random
@@ -22,7 +22,7 @@ from ca_biositing.pipeline.sources.csv_folder import CsvFolder
 Table = list[list[str]]
 
 # The database and the folder are emptied before each example.
-# The same ones each time: a test that fails once a month is trusted by nobody. Raise the number to look for more.
+# The examples are the same each time, so that the test does not fail at random. Raise the number to search for more.
 EXAMPLES = settings(
     max_examples=40,
     deadline=None,
@@ -32,7 +32,7 @@ EXAMPLES = settings(
 NUMBERS = st.sampled_from(["0", "0.0", "-0", "-3.5", "1.9e1", "12.50", ".5", "\N{MINUS SIGN}2", " 7 "])
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 BROKEN = st.sampled_from(["", "12,5", "<0.1", "n.d.", "#REF!", "1 000", "NaN", "Infinity", "9" * 40, "1e999", "\0"])
-# Few keys, so that rows meet.
+# Few keys, so that rows share them.
 OBSERVATION = st.tuples(
     st.sampled_from(["S1", "s1", " S2", "S9", ""]),
     st.sampled_from(["E1", "e1\N{NO-BREAK SPACE}", "E7"]),
@@ -73,12 +73,12 @@ class Folder:
             return [tuple(row) for row in connection.execute(text(statement), parameters)]
 
     def content(self, dataset: Dataset) -> list[tuple[object, ...]]:
-        """Return what the table says, without ids and times."""
+        """Return the table's rows, without ids and times."""
         columns = ", ".join(column.name for column in dataset.loaded_columns)
         return sorted(self.rows(f"SELECT {columns} FROM {dataset.table}"), key=repr)  # noqa: S608 - own names
 
     def clear(self) -> None:
-        """Empty the tables, but for two samples and an experiment."""
+        """Empty the tables, and insert two samples and an experiment."""
         with self.engine.begin() as connection:
             tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
             connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY"))
@@ -95,7 +95,7 @@ def folder(migrated_database: Engine, tmp_path: Path) -> Folder:
 
 
 def is_row(cells: Sequence[str]) -> bool:
-    """Say whether any cell holds anything."""
+    """Return whether any cell is not empty."""
     return bool("".join(cells).strip())
 
 
@@ -168,7 +168,7 @@ def test_any_names(folder: Folder, rows: Table, seed: int) -> None:
 )
 @example([Decimal(0), Decimal("0.0"), Decimal("-1"), Decimal("-0.000001")])
 def test_every_number_arrives_exactly(folder: Folder, values: list[Decimal]) -> None:
-    """Also 0, 0.0 and negative ones."""
+    """The numbers include 0, 0.0 and negative ones."""
     folder.clear()
     rows = [["S1", "E1", "Ash", "%", str(value), str(number)] for number, value in enumerate(values, start=1)]
 
@@ -180,7 +180,7 @@ def test_every_number_arrives_exactly(folder: Folder, values: list[Decimal]) -> 
 
 
 def test_an_empty_unit_is_a_value(folder: Folder) -> None:
-    """The row is one row, and is updated in place."""
+    """Rows without a unit have the same key, and are updated in place."""
     folder.clear()
     first = folder.load(OBSERVATIONS, [["S1", "E1", "pH", "", "6.8", ""]])
     second = folder.load(OBSERVATIONS, [["S1", "E1", "pH", " ", "6.9", ""], ["S1", "E1", "pH", "mV", "6.9", ""]])
@@ -193,7 +193,7 @@ def test_an_empty_unit_is_a_value(folder: Folder) -> None:
 
 
 def test_updated_rows_say_when(folder: Folder) -> None:
-    """And keep when they were made."""
+    """An update changes updated_at and keeps created_at."""
     folder.clear()
     folder.load(OBSERVATIONS, [["S1", "E1", "pH", "", "6.8", ""], ["S2", "E1", "pH", "", "7", ""]])
     folder.load(OBSERVATIONS, [["S1", "E1", "pH", "", "6.9", ""], ["S2", "E1", "pH", "", "7.0", ""]])
@@ -205,7 +205,7 @@ def test_updated_rows_say_when(folder: Folder) -> None:
 
 
 def test_the_spelling_that_most_rows_use_is_kept(folder: Folder) -> None:
-    """And changed where the sheet's changes."""
+    """The spelling in the table changes if that in the sheet does."""
     folder.clear()
     folder.load(PRIMARY_PRODUCTS, [["CORN"], ["Corn"], ["corn"], ["Corn"]])
     assert folder.content(PRIMARY_PRODUCTS) == [("Corn", "corn")]
@@ -217,7 +217,7 @@ def test_the_spelling_that_most_rows_use_is_kept(folder: Folder) -> None:
 
 
 def test_contradictions_are_rejected_with_each_other_s_place(folder: Folder) -> None:
-    """None of them is loaded, what the table said before stays, and the others arrive."""
+    """None of them is loaded, the previous row is kept, and all other rows are loaded."""
     folder.clear()
     folder.load(OBSERVATIONS, [["S1", "E1", "Ash", "%", "1", "1"]])
     rows = [["S1", "E1", "Ash", "%", "2", "1"], ["S2", "E1", "Ash", "%", "5", "1"], ["s1", "E1", "ash", "%", "3", "1"]]
@@ -234,7 +234,7 @@ def test_contradictions_are_rejected_with_each_other_s_place(folder: Folder) -> 
 
 
 def test_a_name_that_is_nowhere_is_no_null(folder: Folder) -> None:
-    """The row is rejected, and says what is near."""
+    """The row is rejected, and the reason suggests similar names."""
     folder.clear()
     folder.load(PRIMARY_PRODUCTS, [["Processing tomato"]])
     sample = ["S5", "Pomace", "Processing tomatoe", "P", "", "", ""]

@@ -1,4 +1,4 @@
-"""The second application, as far as it goes without a host: what it says when something is missing, and its lock."""
+"""The second application without a host: its error messages, its revisions and its lock."""
 
 import os
 import re
@@ -11,12 +11,12 @@ import pytest
 APPLICATION = Path(__file__).parents[1] / "application"
 SOURCES = os.pathsep.join(str(path) for path in sorted(APPLICATION.glob("libraries/*/src")))
 URL = "postgresql://user:password@127.0.0.1:1/soil"
-# The flow's function without Prefect's engine, which would want a server.
+# Calls the flow's function without Prefect's engine, which would need a server.
 SURVEY = "import flows; state = flows.survey.fn(); print(state.type.value, state.message)"
 
 
 def run(folder: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a folder of the application, with none of its variables but those given."""
+    """Run Python in a folder of the application, with only the given variables of its own."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("SOIL_")}
     return subprocess.run(
         [sys.executable, "-B", *arguments],
@@ -72,7 +72,7 @@ def test_survey_fails_with_what_is_missing(tmp_path: Path, credentials: str | No
 
 
 def test_lock_is_in_step_with_the_main_application() -> None:
-    """So that one cache of wheels serves both, and what Prefect cannot work with stays out of both."""
+    """Both then share a cache of wheels, and exclude the versions that do not work with Prefect."""
     pin = re.compile(r"(?m)^([a-z0-9._-]+==[^\s;]+)")
     main = (APPLICATION.parents[1] / "requirements/application.txt").read_text(encoding="utf-8")
     own = set(pin.findall((APPLICATION / "requirements.txt").read_text(encoding="utf-8")))

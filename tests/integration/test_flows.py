@@ -1,4 +1,4 @@
-"""What the flows load, and what Prefect then says about them."""
+"""The rows that the flows load, and the states and artifacts that Prefect shows."""
 
 import csv
 import unicodedata
@@ -24,7 +24,7 @@ from tests.integration.flow_runs import sub_flow_runs
 SHEET = "Aim 1-Feedstock Collection and Processing Data-BioCirV"
 SAMPLES, EXPERIMENTS = "01-BasicSampleInfo", "03.0-Experiments"
 MEASUREMENTS = ("03.1-Proximate", "03.2-Ultimate")
-# The table, what the sheets hold (rows, records), and the rows that are rejected, as somebody counted by eye.
+# The table, the sheets' rows and records, and the rejected rows, counted by hand.
 EXPECTED = {
     "primary_product": ("primary_product", 60, 11, {(SAMPLES, 20), (SAMPLES, 32), (SAMPLES, 43)}),
     "analysis_type": ("analysis_types", 24, 8, {(EXPERIMENTS, 12), (EXPERIMENTS, 23)}),
@@ -34,7 +34,7 @@ EXPECTED = {
 
 
 def cells(source: Path, worksheet: str, column: str) -> list[str]:
-    """Return a column's cells, trimmed and composed, by the header as it is read by people."""
+    """Return a column's cells, trimmed and normalized, by the header as displayed."""
     with (source / SHEET / f"{worksheet}.csv").open(encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file)
     index = [name.strip() for name in header].index(column)
@@ -48,7 +48,7 @@ def query(engine: Engine, statement: str, **parameters: object) -> list[tuple[ob
 
 
 def run_master(client: SyncPrefectClient) -> tuple[FlowRun, dict[str, FlowRun]]:
-    """Run the master flow; return its run and those of its sub-flows by name, as the server has them."""
+    """Run the master flow; return the server's record of its run and, by name, of its sub-flow runs."""
     state: State[State[object]] = master_flow(return_state=True)
     assert state.state_details.flow_run_id
     master = client.read_flow_run(state.state_details.flow_run_id)
@@ -71,7 +71,7 @@ def artifacts(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, Artifac
 
 
 def test_the_sample_data_is_loaded_once(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
-    """Every row is in its table or among the rejected; a second run finds all of it there."""
+    """Every row is in its table or rejected; a second run changes nothing."""
     measurements = sum(len(cells(source, worksheet, "Value")) for worksheet in MEASUREMENTS)
     for run in ("first", "second"):
         master, children = run_master(prefect)
@@ -102,7 +102,7 @@ def test_the_sample_data_is_loaded_once(prefect: SyncPrefectClient, migrated_dat
 def test_every_measurement_arrives_as_it_was_typed(
     prefect: SyncPrefectClient, migrated_database: Engine, source: Path
 ) -> None:
-    """With its sample, its experiment and its unit; zeros and negative values among them."""
+    """It has its sample, experiment and unit; zeros and negative values are included."""
     run_master(prefect)
 
     typed = []
@@ -119,7 +119,7 @@ def test_every_measurement_arrives_as_it_was_typed(
             int(replicate) if replicate else None,
         )
         for sample, experiment, parameter, unit, value, replicate in typed
-        # 5.80 and 61.20 contradict each other; the others are no numbers.
+        # 5.80 and 61.20 contradict each other; the others are not numbers.
         if value not in ("", "<0.1", "n.d.", "11,8", "#DIV/0!")
         and (sample, parameter, replicate) != ("BIO-GP-001", "Hydrogen", "2")
     }
@@ -150,7 +150,7 @@ def test_empty_cells_are_null_and_no_other(prefect: SyncPrefectClient, migrated_
 
 
 def test_the_sample_data_is_as_untidy_as_a_lab_s(source: Path) -> None:
-    """Otherwise the tests above say little."""
+    """Otherwise the tests above would prove little."""
     for worksheet, column in ((SAMPLES, "Primary_crop"), (EXPERIMENTS, "Analysis_type")):
         names = [name for name in cells(source, worksheet, column) if name]
         assert len(set(names)) > len({name.casefold() for name in names})
@@ -159,7 +159,7 @@ def test_the_sample_data_is_as_untidy_as_a_lab_s(source: Path) -> None:
 
 
 def test_prefect_shows_the_accounting(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
-    """Tags, a table with the counts, and the rejected rows with what to do about them, whatever they hold."""
+    """It shows tags, a table with the counts, and the rejected rows with advice, whatever their cells contain."""
     bad = ["S|1", "Ash", "", "", "", "<script>_1_</script>", "`x`", ""]
     path = source / SHEET / f"{SAMPLES}.csv"
     with path.open("a", encoding="utf-8", newline="") as file:
@@ -189,7 +189,7 @@ def test_prefect_shows_the_accounting(prefect: SyncPrefectClient, migrated_datab
 
 @pytest.mark.usefixtures("migrated_database", "source")
 def test_a_long_load_shows_its_progress(prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An artifact that ends at 100 percent."""
+    """The progress artifact ends at 100 percent."""
     monkeypatch.setattr(flows_load, "_PROGRESS_AFTER_SECONDS", 0)
     monkeypatch.setattr(flows_load, "_PROGRESS_EVERY_SECONDS", 0)
 
@@ -208,7 +208,7 @@ class Sulking:
         self.asked = 0
 
     def worksheets(self, sheet: str) -> list[str]:
-        """Raise, as often as it was told to; then raise what no retry helps against."""
+        """Raise the configured number of transient errors, then a permanent one."""
         self.asked += 1
         if self.asked <= self.failures:
             raise SourceUnavailableError(f"Sheet '{sheet}' cannot be read at the moment")
@@ -224,7 +224,7 @@ def test_retries_only_where_a_retry_helps(
     asked: int,
     message: str,
 ) -> None:
-    """A source that does not answer is asked four times, one that lacks the sheet once; the run stays one run."""
+    """A source that does not answer is tried four times, one without the sheet once; all within one flow run."""
     source = Sulking(failures)
     monkeypatch.setattr(flows_load, "source_from_environment", lambda: source)
     monkeypatch.setattr(flows_load, "_load", flows_load._load.with_options(retry_delay_seconds=0))
@@ -245,7 +245,7 @@ def test_retries_only_where_a_retry_helps(
 def test_a_database_that_is_away_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And the run then says that it is, without its password."""
+    """The run's message then says that the database is unreachable, without its password."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://somebody:secret@127.0.0.1:1/nowhere")
     monkeypatch.setattr(flows_load, "_load", flows_load._load.with_options(retry_delay_seconds=0))
 
@@ -261,7 +261,7 @@ def test_a_database_that_is_away_is_asked_again(
 @pytest.mark.thorough
 @pytest.mark.usefixtures("migrated_database", "source")
 def test_an_answer_that_is_lost_fails_nothing(prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server took the state, the client did not hear of it and asks again: a run that completed is completed."""
+    """The server stored the state, but its reply was lost and the client retries: the run stays Completed."""
     lost = []
     deliver = httpx.HTTPTransport.handle_request
 
@@ -292,7 +292,7 @@ def _rename_column(sheet: Path) -> None:
 def test_one_failing_flow_does_not_stop_the_others(
     prefect: SyncPrefectClient, migrated_database: Engine, source: Path
 ) -> None:
-    """Those that read the broken worksheet are Failed and say why, the others' rows are there, the master is Failed."""
+    """Flows of the broken worksheet are Failed with a reason, the others load their rows, the master is Failed."""
     _rename_column(source / SHEET)
 
     master, children = run_master(prefect)
@@ -307,7 +307,7 @@ def test_one_failing_flow_does_not_stop_the_others(
         assert children[flow].state_name == "Completed"
     assert query(migrated_database, "SELECT count(*) FROM primary_product") == [(0,)]
     assert query(migrated_database, "SELECT count(*) FROM experiment") == [(24,)]
-    # Without its sample no measurement is loaded, and none is lost sight of.
+    # No measurement is loaded without its sample, and each one is accounted for.
     assert query(migrated_database, "SELECT count(*) FROM observation") == [(0,)]
     assert "read 410 = inserted 0 + updated 0 + unchanged 0 + rejected 410" in state_of(children["observation"])[1]
     state, message = state_of(master)
@@ -317,7 +317,7 @@ def test_one_failing_flow_does_not_stop_the_others(
 
 
 def test_every_failing_flow_is_named(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
-    """A missing sheet is missed by all."""
+    """A missing sheet fails all flows."""
     sheet = source / SHEET
     sheet.rename(sheet.with_name("Aim 1-Feedstock"))
 
@@ -335,7 +335,7 @@ def test_every_failing_flow_is_named(prefect: SyncPrefectClient, migrated_databa
 
 @pytest.mark.usefixtures("source")
 def test_a_database_without_the_schema_fails_all(prefect: SyncPrefectClient, engine: Engine) -> None:
-    """And says which table it misses, leaving nothing behind."""
+    """The message names the missing table, and nothing is left behind."""
     master, _ = run_master(prefect)
 
     state, message = state_of(master)
@@ -347,7 +347,7 @@ def test_a_database_without_the_schema_fails_all(prefect: SyncPrefectClient, eng
 @pytest.mark.parametrize("name", ['Corn, "sweet"', "\\N", "\\.", "a;b|c'd", "NULL", "$$", "%s :name", "\t x"])
 @pytest.mark.usefixtures("prefect")
 def test_a_name_survives_the_way_into_the_table(migrated_database: Engine, source: Path, name: str) -> None:
-    """Whatever the staging format uses for itself."""
+    """The name may contain the separators and escapes of the staging format."""
     with (source / SHEET / f"{SAMPLES}.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["Primary_crop"], [name]])
 
@@ -358,7 +358,7 @@ def test_a_name_survives_the_way_into_the_table(migrated_database: Engine, sourc
 
 @pytest.mark.usefixtures("prefect")
 def test_the_self_check_leaves_its_row_alone(migrated_database: Engine) -> None:
-    """Of two runs, that of the last; by its id whoever asked for the run finds it."""
+    """The row of the last run replaces that of the previous one, and carries the run's id."""
     *_, last = [self_check_flow(return_state=True) for _ in range(2)]
     rows = query(migrated_database, "SELECT id, flow_run_id, status, read FROM etl_run WHERE flow = 'self_check'")
     assert rows == [(last.result(), last.state_details.flow_run_id, "completed", 0)]

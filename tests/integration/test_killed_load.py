@@ -1,4 +1,4 @@
-"""A load that is killed in the middle leaves nothing behind, and the next one does all of it."""
+"""A load that is killed leaves nothing behind, and the next one loads everything."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ BAD_ROWS = 1_000
 SAMPLES = 1_000
 
 FLOW = "from ca_biositing.pipeline.flows.observation import observation_flow; observation_flow()"
-# Where the load is, as somebody else can see it.
+# The phase of the load, as seen from another session.
 STAGING = "query LIKE 'COPY staging%'"
 INSERTING = "query LIKE '%INSERT INTO observation%'"
 CONTENT = (
@@ -36,7 +36,7 @@ CONTENT = (
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Return a folder with a worksheet of 1,000,000 measurements, of which 1,000 are none."""
+    """Return a folder with a worksheet of 1,000,000 measurements, of which 1,000 are invalid."""
     folder = tmp_path / OBSERVATIONS.sheet
     folder.mkdir()
     chance = random.Random(1)  # noqa: S311 - no secret
@@ -78,7 +78,7 @@ def wait_until(connection: Connection, process: subprocess.Popen[bytes], phase: 
 
 
 def test_a_run_that_is_tried_again_after_it_was_done(migrated_database: Engine) -> None:
-    """As Prefect's button does: it stays one run, and says what the second time did."""
+    """Prefect's retry button keeps it one run, whose counts are those of the second attempt."""
     samples = CsvFolder(Path(__file__).parents[2] / "data" / "sample")
     flow_run_id = uuid4()
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_tried_again_after_it_was_done(migrated_database: Engine) 
 
 
 def test_a_lost_connection_is_the_database_s_error(migrated_database: Engine) -> None:
-    """Also between two COPYs, which SQLAlchemy does not see; the run is failed, and another one works."""
+    """A connection lost between two COPYs, which SQLAlchemy does not notice, fails the run; the next run succeeds."""
     samples = CsvFolder(Path(__file__).parents[2] / "data" / "sample")
 
     def cut(_fraction: float, _rows: int) -> None:
@@ -112,7 +112,7 @@ def test_a_lost_connection_is_the_database_s_error(migrated_database: Engine) ->
 @pytest.mark.thorough
 @pytest.mark.usefixtures("prefect")
 def test_the_next_run_does_it_all(source: Path, samples: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while it reads, and killed while it writes; no run is left that says it is running."""
+    """The load is killed while it reads and while it writes; no run is left with the status running."""
     monkeypatch.setenv("ETL_SOURCE_DIRECTORY", str(source))
     undisturbed = run(OBSERVATIONS, CsvFolder(source), samples)
     with samples.begin() as connection:

@@ -1,4 +1,4 @@
-"""The schema that migrations make is the one that the models describe."""
+"""The schema that the migrations create equals the models."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ def alembic(run: Run, *command: str) -> None:
 
 
 def test_up_down_and_up_again(engine: Engine, run: Run) -> None:
-    """What an upgrade makes, a downgrade takes away, and the models match the top."""
+    """A downgrade reverts its upgrade, and the newest schema equals the models."""
     for revision, tables in [("upgrade head", TABLES), ("downgrade base", set()), ("upgrade head", TABLES)]:
         alembic(run, *revision.split())
         assert set(inspect(engine).get_table_names()) == tables | {"alembic_version"}
@@ -41,7 +41,7 @@ def test_up_down_and_up_again(engine: Engine, run: Run) -> None:
 
 
 def test_data_goes_up_and_down(engine: Engine, run: Run, source: Path) -> None:
-    """A step up keeps every row and leaves a schema that loads; a step down takes only what the step up brought."""
+    """An upgrade keeps every row and allows a load; a downgrade removes only what the upgrade added."""
     names = text("SELECT id, name, name_key, created_at FROM primary_product ORDER BY id")
     alembic(run, "upgrade", "0001")
     with engine.begin() as connection:
@@ -78,7 +78,7 @@ def test_data_goes_up_and_down(engine: Engine, run: Run, source: Path) -> None:
 
 
 def test_a_forgotten_migration_is_noticed(engine: Engine, run: Run) -> None:
-    """Which shows that the check compares with the models."""
+    """The failure shows that the check compares the schema with the models."""
     stamp = run("-m", "alembic", "stamp", "head")
     assert stamp.returncode == 0, stamp.stderr
     assert "primary_product" not in inspect(engine).get_table_names()
@@ -90,11 +90,11 @@ def test_a_forgotten_migration_is_noticed(engine: Engine, run: Run) -> None:
 
 
 def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
-    """One does the work, the other finds it done."""
+    """One of them migrates, the other finds nothing to do."""
     key = re.search(r"_UPGRADE_LOCK = (0x[0-9A-F]+)", (root / "migrations/env.py").read_text(encoding="utf-8"))
     assert key
     with engine.begin() as connection:
-        # Neither does anything before both of them wait.
+        # Neither of them starts before both wait for the lock.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(key[1], 16)})
         upgrades = [
             subprocess.Popen(
@@ -110,7 +110,7 @@ def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
             assert [upgrade.poll() for upgrade in upgrades] == [None, None]
             return waiting_connections(connection) == len(upgrades)
 
-        limits.wait_until(both_wait, "both upgrades wait for each other's lock")
+        limits.wait_until(both_wait, "both upgrades wait for the lock")
     logs = [upgrade.communicate()[1] for upgrade in upgrades]
 
     assert [upgrade.returncode for upgrade in upgrades] == [0, 0], "\n".join(logs)
@@ -120,7 +120,7 @@ def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
 
 def waiting_connections(connection: Connection) -> int:
     """Return how many connections to this database wait for a lock of any kind."""
-    # Not from pg_stat_activity, of which a transaction sees one and the same snapshot.
+    # Not from pg_stat_activity, which shows the same snapshot throughout a transaction.
     waiting = "SELECT count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid "
     where = "WHERE datname = current_database() AND NOT granted"
     count: int = connection.execute(text(waiting + where)).scalar_one()
@@ -128,7 +128,7 @@ def waiting_connections(connection: Connection) -> int:
 
 
 def test_an_unusable_setting_fails_with_its_name(run: Run) -> None:
-    """Before anything is connected to."""
+    """It fails before any connection is opened."""
     upgrade = run("-m", "alembic", "upgrade", "head", DATABASE_URL="", POSTGRES_HOST="")
 
     assert upgrade.returncode != 0

@@ -34,7 +34,7 @@ def kind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
-    """Put the worksheets into a source of each kind, which the environment names during the test."""
+    """Put the worksheets into a source of each kind, which the environment selects during the test."""
     if request.param == "xlsx":
         workbook = Workbook()
         workbook.remove(workbook.worksheets[0])
@@ -58,7 +58,7 @@ def kind(
 
 
 def load_all() -> dict[str, Accounting]:
-    """Run all flows; return what became of the rows."""
+    """Run all flows; return the accounting of each."""
     accounts = {}
     for name, flow in AVAILABLE_FLOWS.items():
         state: State[Any] = flow(return_state=True)
@@ -69,7 +69,7 @@ def load_all() -> dict[str, Accounting]:
 
 @pytest.mark.usefixtures("prefect", "migrated_database", "kind")
 def test_another_source_changes_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All five flows read the same rows, and find what the csv files say in the tables."""
+    """All five flows read the same rows, and find them in the tables as loaded from the csv files."""
     before = load_all()
     monkeypatch.setenv("ETL_SOURCE", "csv")
     monkeypatch.setenv("ETL_SOURCE_DIRECTORY", str(source))

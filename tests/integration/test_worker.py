@@ -1,4 +1,4 @@
-"""The worker of the role prefect_worker, as the program it is, with a real server and real flow runs."""
+"""The worker of the role prefect_worker, run as a process, with a real server and real flow runs."""
 
 import os
 import re
@@ -36,7 +36,7 @@ Note = dict[str, Any]
 
 
 class Pool:
-    """Deployments of the application in one work pool, each with flow runs that note into one directory."""
+    """Deployments of the test application in one work pool, whose flow runs write notes into a directory."""
 
     def __init__(self, client: SyncPrefectClient, name: str, worker: WorkerProgram) -> None:
         self._client = client
@@ -44,7 +44,7 @@ class Pool:
         self.worker = worker
 
     def deploy(self, entrypoint: str, **job_variables: object) -> UUID:
-        """Register a deployment of its own."""
+        """Register a new deployment."""
         name = entrypoint.partition(":")[2]
         return self._client.create_deployment(
             self._client.create_flow_from_name(name),
@@ -66,7 +66,7 @@ class Pool:
         environment: dict[str, str] | None = None,
         **variables: object,
     ) -> UUID:
-        """Ask for a run of a deployment of its own; ``variables`` are the deployment's, ``environment`` the run's."""
+        """Create a run of a new deployment; ``variables`` are the deployment's, ``environment`` the run's."""
         return self._client.create_flow_run_from_deployment(
             self.deploy(entrypoint, **variables),
             parameters={"notes": str(notes)},
@@ -90,18 +90,18 @@ class Pool:
         return self.worker.wait_until(final, f"the end of {run}") or pytest.fail("unreachable")
 
     def notes(self, directory: Path, kind: str, number: int = 1) -> list[Note]:
-        """Return the notes of a kind when there are so many."""
+        """Wait for ``number`` notes of a kind, and return them."""
         return self.worker.wait_until(
             lambda: notes if len(notes := read_notes(directory, kind)) >= number else [], f"{number} notes: {kind}"
         )
 
     def note(self, directory: Path, kind: str) -> Note:
-        """Return the only note of a kind."""
+        """Wait for the only note of a kind, and return it."""
         (note,) = self.notes(directory, kind)
         return note
 
     def runs_of_deployment(self, run: UUID) -> list[FlowRun]:
-        """Return all flow runs of a flow run's deployment: the successors of the only one that a test asked for."""
+        """Return all flow runs of a flow run's deployment: the one that the test created, and its retries."""
         deployment = self.read(run)[0].deployment_id
         assert deployment
         return self._client.read_flow_runs(
@@ -109,12 +109,12 @@ class Pool:
         )
 
     def successor(self, run: UUID) -> FlowRun:
-        """Return the flow run that runs a crashed one again, when there is one."""
+        """Wait for the retry of a crashed flow run, and return it."""
 
         def others() -> list[FlowRun]:
             return [other for other in self.runs_of_deployment(run) if other.id != run]
 
-        (successor,) = self.worker.wait_until(others, f"a successor of {run}")
+        (successor,) = self.worker.wait_until(others, f"a retry of {run}")
         return successor
 
 
@@ -126,13 +126,13 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 
 
 class Programs:
-    """Starts workers, which end with the tests that started them."""
+    """Starts workers, which are stopped at the end of the test or module."""
 
     def __init__(self, client: SyncPrefectClient, api_url: str, directory: Path, stack: ExitStack) -> None:
         self._client, self._api_url, self._directory, self._stack = client, api_url, directory, stack
 
     def start(self, pool: str, *options: str, **changes: Any) -> WorkerProgram:  # noqa: ANN401 - the program's fields
-        """Start one; it may not be ready yet."""
+        """Start a worker; it may not be ready yet."""
         changes.setdefault("name", f"worker-of-{pool}")
         directory = self._directory / changes["name"]
         return self._stack.enter_context(
@@ -140,7 +140,7 @@ class Programs:
         )
 
     def pool(self, *workers: WorkerProgram) -> Pool:
-        """Return the pool of some workers, when they are ready."""
+        """Wait until workers are ready, and return their pool."""
         for worker in workers:
             worker.wait_until_ready()
         return Pool(self._client, workers[0].pool, workers[0])
@@ -148,7 +148,7 @@ class Programs:
 
 @pytest.fixture
 def programs(client: SyncPrefectClient, prefect_server: str, tmp_path: Path) -> Iterator[Programs]:
-    """Return what starts workers for one test."""
+    """Return an object that starts workers for one test."""
     with ExitStack() as stack:
         yield Programs(client, prefect_server, tmp_path, stack)
 
@@ -157,7 +157,7 @@ def programs(client: SyncPrefectClient, prefect_server: str, tmp_path: Path) -> 
 def shared(
     client: SyncPrefectClient, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, list[WorkerProgram]]]:
-    """Return workers for several tests, all started at once: one as it is, and two hasty ones of one pool."""
+    """Return workers for several tests, all started at once: one unchanged, and two of one pool with short times."""
     with ExitStack() as stack:
         programs = Programs(client, prefect_server, tmp_path_factory.mktemp("workers"), stack)
         yield {
@@ -168,7 +168,7 @@ def shared(
 
 @pytest.fixture
 def plain(shared: dict[str, list[WorkerProgram]], client: SyncPrefectClient) -> Pool:
-    """Return the pool of a worker as it is."""
+    """Return the pool of an unchanged worker."""
     (worker,) = shared["plain"]
     worker.wait_until_ready()
     return Pool(client, worker.pool, worker)
@@ -176,7 +176,7 @@ def plain(shared: dict[str, list[WorkerProgram]], client: SyncPrefectClient) -> 
 
 @pytest.fixture
 def pair(shared: dict[str, list[WorkerProgram]]) -> list[WorkerProgram]:
-    """Return two hasty workers that see to one pool."""
+    """Return two workers of one pool with short times."""
     for worker in shared["hasty"]:
         worker.wait_until_ready()
     return shared["hasty"]
@@ -184,7 +184,7 @@ def pair(shared: dict[str, list[WorkerProgram]]) -> list[WorkerProgram]:
 
 @pytest.fixture
 def hasty(pair: list[WorkerProgram], client: SyncPrefectClient) -> Pool:
-    """Return the pool of two hasty workers."""
+    """Return the pool of two workers with short times."""
     return Pool(client, pair[0].pool, pair[0])
 
 
@@ -192,7 +192,7 @@ def hasty(pair: list[WorkerProgram], client: SyncPrefectClient) -> Pool:
 def two_reports(
     shared: dict[str, list[WorkerProgram]], client: SyncPrefectClient, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Note]:
-    """Return what two forks say of themselves, that were asked for at once."""
+    """Return the notes of two forks that were started at once."""
     (worker,) = shared["plain"]
     worker.wait_until_ready()
     pool, notes = Pool(client, worker.pool, worker), tmp_path_factory.mktemp("reports")
@@ -201,7 +201,7 @@ def two_reports(
     return pool.notes(notes, "report", 2)
 
 
-# What a fork has from its parent.
+# The state that a fork inherits from its parent.
 
 
 def _says(worker: WorkerProgram, text: str) -> bool:
@@ -213,26 +213,26 @@ def _oom_score_adj(worker: WorkerProgram) -> int:
 
 
 def test_a_fork_begins_with_one_thread(two_reports: list[Note]) -> None:
-    """The flow itself, later, has more: Prefect's."""
+    """Prefect starts more threads later, in the flow run."""
     for report in two_reports:
         assert (report["at_start"]["threads"], report["now"]["threads"] > 1) == (1, True)
         assert report["at_start"]["python threads"] == ["MainThread"]
 
 
 def test_a_fork_begins_without_connections(two_reports: list[Note]) -> None:
-    """Neither sockets nor HTTP clients; its pipes are those of multiprocessing, to its parent and the worker."""
+    """It has no sockets or HTTP clients, only multiprocessing's pipes to its parent and the worker."""
     for report in two_reports:
         before, later = report["at_start"], report["now"]
         assert before["clients"] == []
         assert later["clients"] != []
         assert set(before["descriptors"]) <= {"pipe"}
-        # The parent's end, and those of the fork server and of the resource tracker that each child gets.
+        # multiprocessing gives each child a pipe to its parent, the fork server and the resource tracker.
         assert len(before["descriptors"]) <= 3
         assert {"socket", "anon_inode"} <= set(later["descriptors"])
 
 
 def test_a_fork_begins_without_event_loops_and_prefect_s_services(two_reports: list[Note]) -> None:
-    """No loop, no queue of logs or events of its parent, which would never be worked off there."""
+    """A loop or a queue of logs or events that is inherited from the parent would never be processed."""
     for report in two_reports:
         before, later = report["at_start"], report["now"]
         assert (before["loops"], before["services"]) == ([], [])
@@ -241,13 +241,13 @@ def test_a_fork_begins_without_event_loops_and_prefect_s_services(two_reports: l
 
 
 def test_the_kernel_ends_a_fork_before_the_worker(plain: Pool, two_reports: list[Note]) -> None:
-    """Where it is out of memory."""
+    """The OOM score of a fork is higher than the worker's."""
     for report in two_reports:
         assert int(report["oom_score_adj"]) > _oom_score_adj(plain.worker)
 
 
 def test_forks_are_of_one_process_with_one_thread(plain: Pool, two_reports: list[Note]) -> None:
-    """It is the worker's child, not the worker, whose threads would be lost in the middle of something."""
+    """Forks come from a single-threaded child of the worker, as a fork of the worker could inherit held locks."""
     for report in two_reports:
         assert report["parent"]["pid"] == plain.worker.fork_server()
         assert "multiprocessing.forkserver" in " ".join(report["parent"]["command"])
@@ -262,7 +262,7 @@ def test_forks_find_prefect_and_the_application_imported(two_reports: list[Note]
 
 
 def test_a_library_that_starts_a_thread_is_left_to_the_flow_runs(plain: Pool, tmp_path: Path) -> None:
-    """It is imported by the fork, where its thread lives."""
+    """The library is imported in the fork, so that its thread exists there."""
     run = plain.start("with_a_thread.py:with_a_thread", tmp_path)
 
     assert plain.wait_for_end(run).name == "Completed"
@@ -273,7 +273,7 @@ def test_a_library_that_starts_a_thread_is_left_to_the_flow_runs(plain: Pool, tm
 
 
 def test_an_application_that_cannot_be_imported_ends_its_flow_run_alone(plain: Pool, tmp_path: Path) -> None:
-    """The journal says why. The worker has tried to import it, too, and goes on."""
+    """The journal gives the reason. The worker, which also tried to import it, continues."""
     run = plain.start("broken.py:broken", tmp_path)
 
     state = plain.wait_for_end(run)
@@ -282,12 +282,12 @@ def test_an_application_that_cannot_be_imported_ends_its_flow_run_alone(plain: P
     assert plain.wait_for_end(plain.start("flows.py:report", tmp_path)).name == "Completed"
 
 
-# Flow runs that cannot be forks.
+# Flow runs that cannot run in a fork.
 
 
 @pytest.mark.thorough
 def test_what_prefect_reads_when_it_is_imported_gets_a_fresh_process(plain: Pool, tmp_path: Path) -> None:
-    """A setting of Prefect's in the deployment; or a command."""
+    """A deployment that sets a Prefect setting or a command gets a new process instead of a fork."""
     setting, command_ = tmp_path / "setting", tmp_path / "command"
     for directory in (setting, command_):
         directory.mkdir()
@@ -322,7 +322,7 @@ def test_flow_runs_start_after_the_process_that_forks_was_killed(programs: Progr
     pool = programs.pool(programs.start("killed-forks"))
     before = pool.worker.fork_server()
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: not is_alive(before), "the end of the process that forks")
+    wait_until(lambda: not is_alive(before), "the process that forks ends")
 
     run = pool.start("flows.py:report", tmp_path)
 
@@ -336,7 +336,7 @@ def test_flow_runs_start_after_the_process_that_forks_was_killed(programs: Progr
 def test_a_cancelled_flow_run_ends_and_its_hook_runs_once(
     plain: Pool, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    """The hook runs neither in the worker nor in the flow run's process, which may be beyond help."""
+    """The hook runs neither in the worker nor in the flow run's process, which may not respond."""
     run = plain.start("flows.py:waits", tmp_path)
     process = plain.note(tmp_path, "waits")["pid"]
 
@@ -353,15 +353,15 @@ def test_a_cancelled_flow_run_ends_and_its_hook_runs_once(
 def test_a_killed_flow_run_is_crashed_at_once_and_runs_again_once(
     hasty: Pool, pair: list[WorkerProgram], tmp_path: Path
 ) -> None:
-    """Though two workers see the crash. Its hook runs in a process of its own."""
+    """It is retried once although two workers see the crash; its hook runs in a separate process."""
     run = hasty.start("flows.py:waits", tmp_path)
     process = hasty.note(tmp_path, "waits")["pid"]
-    wait_until(lambda: hasty.read(run)[0].infrastructure_pid == str(process), "the process in the flow run")
+    wait_until(lambda: hasty.read(run)[0].infrastructure_pid == str(process), "the flow run has a pid")
     os.kill(process, signal.SIGKILL)
 
     state = hasty.wait_for_end(run)
     assert state.name == "Crashed"
-    # Not for want of heartbeats.
+    # The reason is the exit code, not missing heartbeats.
     assert "Process exited with status code: -9" in str(state.message)
     hook = hasty.note(tmp_path, "crashed")
     assert hook["flow_run"] == str(run)
@@ -369,7 +369,7 @@ def test_a_killed_flow_run_is_crashed_at_once_and_runs_again_once(
 
     first = hasty.read(run)[0]
     for worker in pair:
-        worker.wait_until(partial(_says, worker, f"({run}) crashed, and is run again as"), "the second one's turn")
+        worker.wait_until(partial(_says, worker, f"({run}) crashed, and is run again as"), "it handles the crash")
     again = hasty.successor(run)
     assert all(f"({run}) crashed, and is run again as {again.id}" in worker.log for worker in pair)
     assert again.idempotency_key == f"crash-retry-1-of-{run}"
@@ -386,7 +386,7 @@ def test_a_killed_flow_run_is_crashed_at_once_and_runs_again_once(
 def test_task_and_sub_flow_runs_crash_with_their_flow_run(
     hasty: Pool, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    """None of them is Running for ever."""
+    """None of them remains Running."""
     run = hasty.start("flows.py:family", tmp_path)
     process = hasty.notes(tmp_path, "part", 2)[0]["pid"]
 
@@ -401,15 +401,15 @@ def test_task_and_sub_flow_runs_crash_with_their_flow_run(
     def states() -> list[str | None]:
         return [member.state_name for members in descendants() for member in members]
 
-    # The sub-flow and its task run in the parent, the task beside it, and the sub-flow's.
-    hasty.worker.wait_until(lambda: states() == ["Running"] * 4, "four records that are Running")
+    # The sub-flow run and its task run in the parent, the parent's other task run, and the sub-flow's task run.
+    hasty.worker.wait_until(lambda: states() == ["Running"] * 4, "four runs are Running")
     os.kill(process, signal.SIGKILL)
 
     assert hasty.wait_for_end(run).name == "Crashed"
-    hasty.worker.wait_until(lambda: "Running" not in states(), "none that is Running")
+    hasty.worker.wait_until(lambda: "Running" not in states(), "no run is Running")
     assert states() == ["Crashed"] * 4
     assert hasty.successor(run).idempotency_key == f"crash-retry-1-of-{run}"
-    # A sub-flow is run again by its parent alone.
+    # Only its parent runs a sub-flow again.
     assert [sub_flow.deployment_id for sub_flow in descendants()[0]] == [None]
 
 
@@ -425,13 +425,13 @@ def test_records_of_task_runs_outlive_the_process_that_could_not_send_them(
     def records() -> list[TaskRun]:
         return client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run])))
 
-    hasty.worker.wait_until(lambda: [record.state_name for record in records()] == ["Completed"], "the record")
-    wait_until(lambda: not list(tmp_path.parent.rglob(f"outbox/{run}-*")), "an empty outbox")
+    hasty.worker.wait_until(lambda: [record.state_name for record in records()] == ["Completed"], "it is recorded")
+    wait_until(lambda: not list(tmp_path.parent.rglob(f"outbox/{run}-*")), "the outbox is empty")
 
 
 @pytest.mark.thorough
 def test_how_often_a_flow_run_is_run_again(hasty: Pool, pair: list[WorkerProgram], tmp_path: Path) -> None:
-    """Never, where the deployment says so; once where that is no number, too; as often as its own variables say."""
+    """The deployment sets the limit, which a run overrides; a value that is not a number counts as 1."""
     first, another = uuid4(), uuid4()
     directories = {name: tmp_path / name for name in ("never", "once", "twice")}
     for directory in directories.values():
@@ -465,10 +465,10 @@ def test_how_often_a_flow_run_is_run_again(hasty: Pool, pair: list[WorkerProgram
     assert [len(hasty.runs_of_deployment(run)) for run in (never, once)] == [1, 1]
 
 
-def test_a_flow_run_that_the_server_holds_for_crashed_is_ended(
+def test_a_flow_run_that_the_server_considers_crashed_is_ended(
     hasty: Pool, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    """Before it is run again, so that it never runs twice at a time."""
+    """Its process is ended before the retry, so that two attempts never overlap."""
     run = hasty.start("flows.py:waits", tmp_path)
     process = hasty.note(tmp_path, "waits")["pid"]
     wait_until(lambda: hasty.read(run)[1].is_running(), "a flow run that is Running")
@@ -488,7 +488,7 @@ def test_a_flow_run_that_the_server_holds_for_crashed_is_ended(
 def test_the_flow_runs_of_a_lost_worker_are_run_again(
     programs: Programs, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    """A worker of the same name finds them, as after a reboot; what was to be cancelled is Cancelled."""
+    """A new worker of the same name retries them, as after a reboot; a run in Cancelling becomes Cancelled."""
     lost = programs.start("lost", name="host", seconds=HASTY)
     pool = programs.pool(lost)
     *runs, unwanted, forgotten = (pool.start("flows.py:waits", tmp_path) for _ in range(4))
@@ -500,7 +500,7 @@ def test_the_flow_runs_of_a_lost_worker_are_run_again(
     assert not any(is_alive(process) for process in processes)
     for run in (unwanted, forgotten):
         client.set_flow_run_state(run, Cancelling())
-    # As Prefect's automation has it, where no worker of that name comes back.
+    # As Prefect's automation does if no worker of that name returns.
     client.set_flow_run_state(forgotten, Crashed(), force=True)
     pool = programs.pool(programs.start("lost", name="host", seconds=HASTY))
 
@@ -517,7 +517,7 @@ REFUSAL = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\
 
 
 class Line:
-    """A line of one's own to the API, which can be cut, and where the API can seem to refuse who asks."""
+    """A TCP proxy to the API that can drop all traffic, or refuse every request with 401."""
 
     def __init__(self, api_url: str) -> None:
         address = urlsplit(api_url)
@@ -526,17 +526,17 @@ class Line:
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._over = threading.Event()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{address.path}"
-        # Each while it is set.
+        # Both take effect while they are set.
         self.cut, self.refusing = threading.Event(), threading.Event()
         self.refused = 0
 
     def __enter__(self) -> "Line":
-        """Open it."""
+        """Start the proxy."""
         self._acceptor.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Stop the proxy."""
         self._over.set()
         with closing(self._listener):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -561,7 +561,7 @@ class Line:
                         self.refused += 1
                         source.sendall(REFUSAL)
                         break
-                    # What is cut loses nothing that it had, and delivers nothing: as behind a firewall that drops.
+                    # Connections stay open but deliver nothing, as behind a firewall that drops packets.
                     while self.cut.is_set() and not self._over.is_set():
                         self._over.wait(0.05)
                     target.sendall(data)
@@ -574,7 +574,7 @@ class Line:
 def test_a_flow_run_without_contact_is_ended_and_run_again(
     programs: Programs, prefect_server: str, tmp_path: Path
 ) -> None:
-    """Before the server may have it run again elsewhere; the worker itself lives, and takes flow runs afterwards."""
+    """It is ended before the server may schedule a retry; the worker survives, and accepts flow runs afterwards."""
     with Line(prefect_server) as line:
         contact = limited(8.0)
         seconds = {**HASTY, "worker.CONTACT_SECONDS": contact}
@@ -596,7 +596,7 @@ def test_a_flow_run_without_contact_is_ended_and_run_again(
 
 @pytest.mark.thorough
 def test_a_worker_that_is_refused_goes_on_asking(programs: Programs, prefect_server: str, tmp_path: Path) -> None:
-    """As while the API's password is made anew: what it runs does not end with that, and what is due is taken later."""
+    """During a rotation of the API's password flow runs continue, and due ones start later."""
     with Line(prefect_server) as line:
         pool = programs.pool(programs.start("refused", api_url=line.url, seconds=HASTY))
         running = pool.start("flows.py:waits", tmp_path)
@@ -604,7 +604,7 @@ def test_a_worker_that_is_refused_goes_on_asking(programs: Programs, prefect_ser
         wait_until(lambda: pool.read(running)[1].is_running(), "a flow run that is Running")
 
         line.refusing.set()
-        pool.worker.wait_until(lambda: line.refused > 10, "a worker that is refused, and asks again")
+        pool.worker.wait_until(lambda: line.refused > 10, "the API refuses the worker repeatedly")
         assert pool.worker.log.count("The API refuses the worker, which goes on asking: ") == 1
         line.refusing.clear()
 
@@ -616,11 +616,11 @@ def test_a_worker_that_is_refused_goes_on_asking(programs: Programs, prefect_ser
         assert pool.worker.process.poll() is None
 
 
-# The worker's end.
+# Drain, takeover and exit of the worker.
 
 
 def test_sigterm_drains(programs: Programs, tmp_path: Path) -> None:
-    """What runs Completes, what is due is left alone, and systemd hears how many are left."""
+    """Running flow runs complete, due ones are not started, and systemd's status shows how many are left."""
     pool = programs.pool(programs.start("drained"))
     worker = pool.worker
     running = pool.start("flows.py:waits", tmp_path)
@@ -630,9 +630,9 @@ def test_sigterm_drains(programs: Programs, tmp_path: Path) -> None:
     worker.process.send_signal(signal.SIGTERM)
     worker.wait_for_status(r"^Draining: 1 flow run\(s\) left, to be ended in \d+ s at the latest$")
     waiting = pool.start("flows.py:waits", tmp_path)
-    # It would have asked for flow runs every second.
+    # A worker that is not draining would poll every second.
     left = len(set(worker.statuses))
-    worker.wait_until(lambda: len(set(worker.statuses)) > left + 4, "some seconds of draining")
+    worker.wait_until(lambda: len(set(worker.statuses)) > left + 4, "the worker drains for some seconds")
     assert pool.read(waiting)[1].is_scheduled()
     (tmp_path / "go").touch()
 
@@ -644,7 +644,7 @@ def test_sigterm_drains(programs: Programs, tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_what_outlasts_the_drain_is_ended_and_run_again(programs: Programs, tmp_path: Path) -> None:
-    """Also what ignores SIGTERM; SIGUSR1, which a host sends that shuts down, has a limit of its own."""
+    """Even a run that ignores SIGTERM is ended; SIGUSR1, sent at shutdown of the host, has a separate limit."""
     pool = programs.pool(
         programs.start("outlasted", "--drain-timeout", "3600", "--shutdown-timeout", "2", seconds=HASTY)
     )
@@ -672,7 +672,7 @@ def test_what_outlasts_the_drain_is_ended_and_run_again(programs: Programs, tmp_
 
 @pytest.mark.thorough
 def test_a_reload_puts_another_worker_in_its_place(programs: Programs, tmp_path: Path) -> None:
-    """What the old one runs Completes beside it; one that cannot start changes nothing."""
+    """Flow runs of the old worker complete in parallel; a new worker that cannot start changes nothing."""
     pool = programs.pool(programs.start("replaced"))
     old = pool.worker
     running = pool.start("flows.py:waits", tmp_path)
@@ -700,6 +700,6 @@ def test_a_reload_puts_another_worker_in_its_place(programs: Programs, tmp_path:
     assert old.wait_for_end() == 0
     assert pool.read(running)[1].name == "Completed"
     old.wait_for_status(r"^Polls replaced: 0 of 8 flow runs$")
-    # Nothing is told to systemd by one that is not its main process any more.
+    # A worker that is no longer the main process does not notify systemd.
     assert not re.search("Draining", "\n".join(old.statuses))
     assert is_alive(new)

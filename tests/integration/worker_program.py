@@ -1,4 +1,4 @@
-"""The worker's program as a process of its own, and what systemd would know of it."""
+"""The worker as a process, and the notifications that it sends to systemd."""
 
 import os
 import re
@@ -21,23 +21,23 @@ T = TypeVar("T")
 APPLICATION = Path(__file__).parent / "worker_application"
 LIBRARY = Path(__file__).parents[2] / "worker/src"
 
-# The same program with shorter times: as short as this machine can keep.
+# Shorter times for the same program, as short as this machine allows.
 HASTY = {
     name: limit(seconds)
     for name, seconds in (
         ("worker._FENCE_SECONDS", 2.0),
-        ("worker._CARE_SECONDS", 2.0),
+        ("worker._RECONCILE_SECONDS", 2.0),
         ("worker._GRACE_SECONDS", 2.0),
         ("crashes._OWN_SECONDS", 4.0),
-        ("outbox._PATIENCE_SECONDS", 2.0),
+        ("outbox._RECORD_SECONDS", 2.0),
     )
 }
 
 
 class WorkerProgram:
-    """A started worker, in a session of its own; a context manager at whose end nothing of it is left.
+    """A worker in a session of its own; a context manager that ends all its processes on exit.
 
-    ``seconds`` are constants of its modules to be changed; ``environment`` is added to that of the unit.
+    ``seconds`` overrides constants of its modules; ``environment`` is added to that of the unit.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class WorkerProgram:
                 env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # SIGINT is not inherited as ignored where tests run in the background.
+                # Otherwise SIGINT is inherited as ignored if the tests run in the background.
                 start_new_session=True,
             )
-        # Replaced workers have sessions of the processes that asked for them.
+        # A worker that replaced another belongs to the session of the process that requested the replacement.
         self.sessions = {self.process.pid}
 
     def __enter__(self) -> "WorkerProgram":
@@ -102,7 +102,7 @@ class WorkerProgram:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End all that it has started."""
+        """End all processes that it has started."""
         self.kill()
         self._manager.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -113,11 +113,11 @@ class WorkerProgram:
             self._said.append(message.decode())
 
     def wait_until_ready(self) -> None:
-        """Return when systemd would hold the unit for active."""
-        self.wait_until(lambda: any("READY=1" in message for message in list(self._said)), "ready")
+        """Wait until systemd would consider the unit active."""
+        self.wait_until(lambda: any("READY=1" in message for message in list(self._said)), "the worker is ready")
 
     def wait_until(self, condition: Callable[[], T], what: str) -> T:
-        """Return when a condition is true; say what the worker logged when that does not happen."""
+        """Wait until a condition is true; on a timeout show the worker's log."""
         try:
             return wait_until(condition, what)
         except AssertionError as error:
@@ -125,17 +125,17 @@ class WorkerProgram:
 
     @property
     def log(self) -> str:
-        """What it and its flow runs have written."""
+        """The output of the worker and its flow runs."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     @property
     def statuses(self) -> list[str]:
-        """All that it said of itself, in order."""
+        """The worker's status texts, in order."""
         return [line for message in list(self._said) for line in re.findall(r"(?m)^STATUS=(.*)", message)]
 
     @property
     def main_pids(self) -> list[int]:
-        """The processes that said they were the unit's main one."""
+        """The processes that declared themselves the unit's main process."""
         return [int(pid) for message in list(self._said) for pid in re.findall(r"(?m)^MAINPID=(\d+)", message)]
 
     def wait_for_status(self, pattern: str) -> re.Match[str]:
@@ -145,8 +145,8 @@ class WorkerProgram:
         return found[-1]
 
     def wait_for_end(self) -> int:
-        """Return its exit code."""
-        self.wait_until(lambda: self.process.poll() is not None, "the worker's end")
+        """Wait until the worker exits, and return its exit code."""
+        self.wait_until(lambda: self.process.poll() is not None, "the worker exits")
         return self.process.wait()
 
     def fork_server(self) -> int:
@@ -156,7 +156,7 @@ class WorkerProgram:
         return server
 
     def replace(self, **environment: str) -> int:
-        """Ask for another worker in its place, as ``systemctl reload`` does; return the exit code."""
+        """Replace the worker, as ``systemctl reload`` does; return the exit code."""
         variables = {**self.environment, "MAINPID": str(self.process.pid), **environment}
         with self._log.open("a") as output:
             control = subprocess.Popen(
@@ -168,11 +168,11 @@ class WorkerProgram:
                 start_new_session=True,
             )
         self.sessions.add(control.pid)
-        self.wait_until(lambda: control.poll() is not None, "the end of the reload")
+        self.wait_until(lambda: control.poll() is not None, "the reload ends")
         return control.wait()
 
     def kill(self) -> None:
-        """Kill it and all that it has started, as a lost host does."""
+        """Kill it and all processes that it has started, as when a host fails."""
         while pids := [pid for session in self.sessions for pid in members(session)]:
             for pid in pids:
                 with suppress(ProcessLookupError):
@@ -182,7 +182,7 @@ class WorkerProgram:
 
 
 def _changed(seconds: dict[str, float]) -> str:
-    """Return the program with other constants; what it is started with again for a reload."""
+    """Return the program with changed constants, which a reload starts too."""
     changes = "; ".join(f"{constant} = {value}" for constant, value in seconds.items())
     return (
         "import sys; from biocirv_worker import crashes, outbox, worker; from biocirv_worker.__main__ import main; "
@@ -191,7 +191,7 @@ def _changed(seconds: dict[str, float]) -> str:
 
 
 def command(pid: int) -> str:
-    """Return a process's command line, empty where it has ended."""
+    """Return a process's command line, empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
     except (FileNotFoundError, ProcessLookupError):
@@ -199,7 +199,7 @@ def command(pid: int) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process runs; one that has ended and was not waited for does not."""
+    """Return whether a process is running; a zombie is not."""
     return bool(command(pid))
 
 
@@ -214,7 +214,7 @@ def members(session: int) -> list[int]:
 
 
 def _processes() -> list[tuple[int, list[str]]]:
-    """Return all processes with state, parent, group and session, see proc(5)."""
+    """Return all processes with state, parent, group and session; see proc(5)."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):

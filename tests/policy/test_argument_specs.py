@@ -1,4 +1,4 @@
-"""A role's variables stand in its defaults and in its argument specs, and say the same in both."""
+"""The argument specs and the defaults of a role agree."""
 
 import itertools
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from scripts import variables
 
@@ -51,7 +52,7 @@ def test_the_page_of_variables_is_the_specs() -> None:
     assert variables.PAGE.read_text(encoding="utf-8") == variables.page(), "run `make variables`"
 
 
-# What neither an inventory nor the wiring sets: Ansible's own, and the facts of the release that is deployed.
+# Variables that neither an inventory nor the wiring sets: Ansible's own, and facts of the deployed release.
 FACTS = {
     "group_names",
     "groups",
@@ -65,7 +66,7 @@ FACTS = {
 
 
 def names(value: object) -> set[str]:
-    """Return the variables that a value of the wiring refers to, however deep."""
+    """Return the variables that a value of the wiring refers to, at any depth."""
     if isinstance(value, dict):
         return names([*value, *value.values()])
     if isinstance(value, list):
@@ -76,7 +77,7 @@ def names(value: object) -> set[str]:
 
 
 def test_wiring_holds_mappings_only() -> None:
-    """Each value is made of variables that something sets: a default here would override what an inventory says."""
+    """Each value refers to variables that are set elsewhere: a default here would override an inventory."""
     wiring: dict[str, Any] = {}
     for path in (ROOT / "playbooks/group_vars/all").iterdir():
         wiring |= yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -90,5 +91,14 @@ def test_wiring_holds_mappings_only() -> None:
 
     for name, value in wiring.items():
         unknown = origins(value) - given - roles_variables
-        assert not unknown, f"{name} refers to what nobody sets: {unknown}"
-        assert name in private or names(value), f"{name} is no mapping"
+        assert not unknown, f"{name} refers to variables that are never set: {unknown}"
+        assert name in private or names(value), f"{name} does not refer to any variable"
+
+
+def test_the_examples_of_the_page_of_variables_are_valid() -> None:
+    options = variables.options_of_inventories()
+    for topic, own in variables.by_topic():
+        example = yaml.safe_load(topic["example"])
+        assert example.keys() & own.keys(), topic["title"]
+        spec = {name: options[name] for name in example}
+        assert not ArgumentSpecValidator(spec).validate(example).error_messages, topic["title"]

@@ -1,4 +1,4 @@
-"""What README and docs tell people to type exists."""
+"""The commands and links in README and docs exist."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.suite.parts import PARTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# The names that people know from the compose stack.
+# Commands that users know from the compose stack.
 SEED_COMMANDS = (
     "access-db",
     "access-prefect-db",
@@ -39,7 +39,7 @@ def make_targets() -> set[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """Return the commands of a page: what its shell blocks and its inline code hold."""
+    """Return the commands in a page's shell blocks and inline code."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL)
     return [line.strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
@@ -62,7 +62,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_readme_names_the_command_that_ci_runs(tmp_path: Path) -> None:
-    """Whatever it is called from, and with its exit code."""
+    """The command works from any directory, and returns the exit code."""
     make = tmp_path / "make"
     make.write_text('#!/bin/sh\necho "make $* in $PWD"\nexit 3\n', encoding="utf-8")
     make.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Locks: hashed, without addresses, and in step with pyproject.toml and each other."""
+"""Locks have hashes and no addresses, and agree with pyproject.toml and each other."""
 
 import re
 from importlib.util import find_spec
@@ -34,9 +34,9 @@ def test_tests_run_what_is_deployed() -> None:
 
 
 def test_the_collections_that_are_used_are_those_that_ansible_carries() -> None:
-    """Ansible's package holds them; a pin that differs would be fetched from elsewhere, unhashed."""
+    """They come with Ansible's package; another version would be fetched from elsewhere, without a hash."""
     wanted = yaml.safe_load((ROOT / "requirements.yml").read_text(encoding="utf-8"))["collections"]
-    folders = ("inventory", "molecule", "playbooks", "roles", "target")
+    folders = ("inventory", "molecule", "playbooks", "roles", "containers")
     files = [path for name in folders for path in (ROOT / name).rglob("*.yml")] + [*(ROOT / "benchmarks").glob("*.py")]
     texts = [path.read_text(encoding="utf-8") for path in files]
     used = {found for text in texts for found in re.findall(r"\b((?:ansible|community)\.\w+)\.\w+", text)}

@@ -1,4 +1,4 @@
-"""What docs/sheets.md and docs/add-a-flow.md say about columns, kinds of cells and reasons is what the code does."""
+"""docs/sheets.md and docs/add-a-flow.md agree with the code on columns, kinds of cells and reasons."""
 
 import ast
 import re
@@ -21,12 +21,12 @@ from run_prefect_flow import AVAILABLE_FLOWS
 ROOT = Path(__file__).parents[2]
 SHEETS = (ROOT / "docs/sheets.md").read_text(encoding="utf-8")
 KINDS = (ROOT / "docs/add-a-flow.md").read_text(encoding="utf-8")
-# What stands in a reason for what differs from row to row.
+# The placeholder in a reason for a value that varies by row.
 VARIABLE = "…"
 
 
 def datasets() -> list[Dataset]:
-    """Return what the flows of the master flow load, in its order."""
+    """Return the datasets that the master flow loads, in its order."""
     found = []
     for name, flow in AVAILABLE_FLOWS.items():
         module = sys.modules[flow.fn.__module__]
@@ -35,7 +35,7 @@ def datasets() -> list[Dataset]:
 
 
 def table(text: str, header: str) -> list[list[str]]:
-    """Return the cells of the markdown tables whose header begins so, without the header."""
+    """Return the cells of the markdown tables whose header begins with ``header``, without the header."""
     found = []
     for block in re.findall(r"(?m)(?:^\|.*\n)+", text):
         header_line, _, *rows = block.splitlines()
@@ -45,7 +45,7 @@ def table(text: str, header: str) -> list[list[str]]:
 
 
 def in_code_style(cells: Iterable[str]) -> list[str]:
-    """Return what the cells have in backticks."""
+    """Return the text in backticks in the cells."""
     return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
 
 
@@ -56,7 +56,7 @@ def worksheets() -> dict[str, str]:
 
 
 def what_to_type(field: Field) -> str:
-    """Return how the page calls a kind of cell."""
+    """Return the page's name for a kind of cell."""
     match field:
         case Reference():
             return f"name that is in `{field.model.__tablename__}`"
@@ -72,7 +72,7 @@ def what_to_type(field: Field) -> str:
             return "date"
         case Text():
             return "text"
-    pytest.fail(f"docs/sheets.md has no word for the kind {type(field).__name__}: say how a cell of it is read")
+    pytest.fail(f"docs/sheets.md does not describe the kind {type(field).__name__}: say how a cell of it is read")
 
 
 def row(dataset: Dataset, header: str, field: Field) -> list[str]:
@@ -87,13 +87,13 @@ def row(dataset: Dataset, header: str, field: Field) -> list[str]:
 
 
 def natural_key_headers(dataset: Dataset) -> list[str]:
-    """Return the headers of the cells that tell a dataset's rows apart."""
+    """Return the headers of a dataset's natural key."""
     key = {column.name for column in dataset.natural_key}
     return [h for h, field in dataset.columns.items() if {field.column, f"{field.column}_key"} & key]
 
 
 def test_each_flow_has_its_dataset() -> None:
-    """Otherwise the tests below would look at too little."""
+    """Otherwise the tests below would not cover all datasets."""
     assert [dataset.name for dataset in datasets()] == list(AVAILABLE_FLOWS)
 
 
@@ -123,7 +123,7 @@ def test_every_sheet_is_named() -> None:
 
 
 def problems(field: Field, cell: str) -> list[str]:
-    """Return the errors of the checks that a cell fails, after it was cleaned."""
+    """Return the errors of the checks that a cleaned cell fails."""
     cells = pl.DataFrame({"cell": clean(pl.Series([cell]))})
     try:
         pa.DataFrameSchema({"cell": pa.Column(pl.String, list(field.checks()))}).validate(cells, lazy=True)
@@ -140,7 +140,7 @@ def test_examples_are_read(cell: str, kind: Field) -> None:
 
 
 def kind_named(name: str) -> Field:
-    """Return a field of the kind that is so called."""
+    """Return a field of the kind of that name."""
     kind = getattr(fields, name)
     field: Field = Reference("x", FieldSample) if kind is Reference else kind("x")
     return field
@@ -158,7 +158,7 @@ def test_kinds_are_those_that_there_are() -> None:
 
 
 def texts_in_code() -> Iterator[str]:
-    """Return the texts in the modules that make reasons, with VARIABLE for what is put in."""
+    """Return the texts in the modules that create reasons, with VARIABLE for interpolated values."""
     for module in (extract, fields, load, validate):
         assert module.__file__
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
@@ -170,7 +170,7 @@ def texts_in_code() -> Iterator[str]:
 
 
 def errors_of_checks() -> set[str]:
-    """Return what the checks of all cells say."""
+    """Return the error messages of the checks of all cells."""
     checks = (check for dataset in datasets() for field in dataset.columns.values() for check in field.checks())
     return {str(check.error) for check in checks}
 

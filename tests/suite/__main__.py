@@ -1,4 +1,4 @@
-"""``python -m tests.suite quick | all | PART ... [--times N] [--load]``: what `make test` and its kin call."""
+"""``python -m tests.suite quick | all | PART ... [--times N] [--load]``: called by `make test` and its variants."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from tests.suite.parts import Part
 
-# What is listed once more at the end, so that it is in sight.
+# Listed again at the end, so that it stays visible.
 LISTED = 12
 
 
 def main() -> int:
-    """Run what the command line asks for; return 0 where nothing failed."""
+    """Run the parts on the command line; return 0 if none failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.suite", description=__doc__)
     parser.add_argument("parts", nargs="+", choices=["quick", "all", *PARTS], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="leave out what `make test` leaves out")
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _chosen(names: list[str]) -> list[Part]:
-    """Return the parts of some names, and those that have to be run before them."""
+    """Return the parts of these names, and those that must run before them."""
     if "all" in names:
         return list(PARTS.values())
     if "quick" in names:
@@ -88,7 +88,7 @@ def _load(*, present: bool) -> Iterator[None]:
 
 
 def _soak(output: Console, parts: list[Part], times: int, *, is_quick: bool) -> int:
-    """Run parts again and again, and tell how often each held."""
+    """Run parts repeatedly, and report how often each passed."""
     held: dict[str, list[Result]] = {part.name: [] for part in parts}
     for number in range(1, times + 1):
         results, seconds = _run(output, parts, is_quick=is_quick)
@@ -115,7 +115,7 @@ def _table(*columns: str) -> Table:
 
 
 def _report(output: Console, results: list[Result], seconds: float) -> None:
-    """Print a table, then each failure with its reason, and in the end the names of what failed."""
+    """Print a table, then each failure with its reason, and finally the names of the failures."""
     table = _table("part", "passed", "failed ", "skipped", "seconds")
     for result in results:
         style = "red" if result.failed else ""

@@ -1,18 +1,18 @@
-"""The parts of the suite: what each covers, what it runs, and about how long that takes."""
+"""The parts of the suite: what each covers, its commands, and their approximate duration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# Tests that are not in `make test` have this marker.
+# Excludes tests with this marker from `make test`.
 QUICK = ("-m", "not thorough")
-# Shell scripts are the files whose first line says so.
+# Shell scripts are found by their first line.
 SHELLCHECK = r"set -o pipefail; git grep --name-only -E '^#!.*\b(ba|da)?sh$' | xargs shellcheck"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of a part: one check, or a run of pytest or molecule, which count their own."""
+    """A command of a part: a single check, or a run of pytest or molecule, which report their own counts."""
 
     name: str
     command: tuple[str, ...]
@@ -21,10 +21,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the suite that runs by itself.
+    """A part of the suite that can run alone.
 
-    ``seconds`` is what it takes on two idle cores beside another part: the longest begins first, and ten times that is
-    its limit. ``quick_seconds`` is the same for its share of `make test`, 0 where it has none.
+    ``seconds`` is its duration on two idle cores beside another part: the longest part starts first, and its timeout is
+    ten times as long. ``quick_seconds`` is the same for its share of `make test`, 0 if it has none.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Part:
     seconds: int
     quick_seconds: int = 0
     after: tuple[str, ...] = ()
-    # What the Makefile brings of the distribution before any part runs.
+    # Debian packages that the Makefile installs before any part runs.
     programs: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""What a part came to, read from the record that pytest keeps and from what molecule prints."""
+"""The results of a part, read from pytest's record and molecule's output."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # `INFO  default ➜ converge: Executed: Successful`
 ACTION = re.compile(r"➜ ([\w-]+): (Executing|Executed: (?:Successful|Failed))")
 TASK = re.compile(r"^(?:TASK|PLAY|RUNNING HANDLER) \[(.*)\]")
-# The heads of what Ansible says of a failed task, and of what follows it.
+# The headings of a failed task in Ansible's output, and of what follows it.
 FATAL = re.compile(r"^(?:fatal: |\[ERROR\]: |failed: )")
 ENDS = re.compile(r"^(?:TASK|PLAY|RUNNING HANDLER|NO MORE HOSTS)\b")
 MESSAGE = re.compile(r"^\s+msg:")
-# How much of each is shown at the end; the rest is in the part's files.
+# Lines of each that are shown at the end; the rest is in the part's files.
 MESSAGE_LINES = 12
 JOURNAL_LINES = 15
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A test or check that failed: what was expected, and what the units involved said meanwhile."""
+    """A test or check that failed: the reason, and the journal of the units involved."""
 
     name: str
     message: str
@@ -34,7 +34,7 @@ class Failure:
 
 @dataclass
 class Result:
-    """The figures of a part, and its failures."""
+    """The counts of a part, and its failures."""
 
     part: str
     passed: int = 0
@@ -44,17 +44,17 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """Return how many tests and checks failed."""
+        """Return the number of failed tests and checks."""
         return len(self.failures)
 
     def add_record(self, record: Path) -> int:
-        """Count the tests of a record; return how many there are."""
+        """Count the tests of a record; return their number."""
         tests: dict[str, str] = {}
         for line in record.read_text(encoding="utf-8").splitlines() if record.exists() else []:
             entry = json.loads(line)
             if "test" not in entry:
                 continue
-            # A test that passed, and whose fixture then failed, failed.
+            # A test whose fixture fails at teardown has failed.
             tests[entry["test"]] = entry["outcome"]
             if entry["outcome"] == "failed":
                 where = "" if entry["when"] == "call" else f" ({entry['when']})"
@@ -65,14 +65,14 @@ class Result:
         return len(outcomes)
 
     def add_actions(self, log: Path, journal: str) -> None:
-        """Count molecule's actions, of which each is a check; one that runs tests counts by them."""
+        """Count molecule's actions as checks; an action that runs tests is counted by its tests."""
         output = plain(log.read_text(encoding="utf-8", errors="replace"))
         begin = 0
         for found in ACTION.finditer(output):
             action, outcome = found.groups()
             if outcome == "Executing":
                 begin = found.end()
-            # In the end molecule lists them once more.
+            # molecule lists them again at the end.
             elif not begin:
                 continue
             elif outcome.endswith("Successful"):
@@ -84,12 +84,12 @@ class Result:
 
 
 def plain(text: str) -> str:
-    """Return a text without a terminal's colours."""
+    """Return a text without colour codes."""
     return COLOURS.sub("", text)
 
 
 def reason(output: str) -> str:
-    """Return what says why a command failed: Ansible's last failed task, or else the last lines."""
+    """Return the reason of a failed command: Ansible's last failed task, or else the last lines."""
     lines = [line for line in output.splitlines() if line.strip()]
     heads = [number for number, line in enumerate(lines) if FATAL.match(line)]
     if not heads:
@@ -97,13 +97,13 @@ def reason(output: str) -> str:
     last = heads[-1]
     task = next((line for line in reversed(lines[:last]) if TASK.match(line)), "")
     end = next((number for number, line in enumerate(lines) if number > last and ENDS.match(line)), len(lines))
-    # Without the facts that a result may hold beside its message.
+    # Omit facts that a result may contain beside its message.
     begin = next((number for number in range(last, end) if MESSAGE.match(lines[number])), last)
     return "\n".join([task.rstrip(" *"), lines[last], *lines[begin:end]][: 2 * MESSAGE_LINES])
 
 
 def shortened(text: str, most: int) -> list[str]:
-    """Return the lines of a text; where there are too many, the first and the last of them."""
+    """Return the lines of a text, or only the first and the last if there are too many."""
     lines = text.strip().splitlines()
     if len(lines) <= most:
         return lines

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / ".cache/tests"
-# For two cores: where one part waits, another works.
+# For two cores: one part works while the other waits.
 LANES = 2
 LOOK_SECONDS = 1.0
 
 
 class Suite:
-    """Parts that run together; ``results`` has what each came to, in the order in which they ended."""
+    """Parts that run together; ``results`` is in the order in which they ended."""
 
     def __init__(self, parts: Iterable[Part], screen: Screen, *, quick: bool) -> None:
         self._waiting = sorted(parts, key=lambda part: -self._expected(part, quick=quick))
@@ -48,7 +48,7 @@ class Suite:
         return part.quick_seconds if quick else part.seconds
 
     def run(self) -> None:
-        """Run all parts; where somebody interrupts it, end what runs."""
+        """Run all parts; on an interrupt, stop the running ones."""
         lanes = [threading.Thread(target=self._work, daemon=True) for _ in range(LANES)]
         for lane in lanes:
             lane.start()
@@ -72,11 +72,11 @@ class Suite:
                 self._changed.notify_all()
 
     def _take(self) -> Part | None:
-        """Return the longest part that may begin; wait where all have to wait for one that runs."""
+        """Return the longest part that may start; wait while all depend on a running one."""
         with self._changed:
             while self._waiting and not self._interrupted:
                 for part in self._waiting:
-                    # What is not run now is there from an earlier run.
+                    # A dependency that is not in this run is assumed to exist from an earlier run.
                     if all(name in self.results or name not in self._names for name in part.after):
                         self._waiting.remove(part)
                         return part
@@ -98,7 +98,7 @@ class Suite:
             for step in part.steps:
                 try:
                     self._step(part, step, running, directory, result)
-                # Its program is not there. A lane that ended here would leave the other one waiting for this part.
+                # The program is missing. If this thread ended here, the other one would wait for this part forever.
                 except OSError as error:
                     result.failures.append(Failure(step.name, str(error)))
         result.seconds = running.seconds
@@ -148,7 +148,7 @@ class Suite:
 
 
 def _judge(step: Step, code: int, log: Path, record: Path, result: Result) -> None:
-    """Add what a step came to."""
+    """Add the result of a step."""
     before = result.failed
     tests = result.add_record(record) if step.command[0] in ("pytest", "molecule") else 0
     if step.command[0] == "molecule":
@@ -164,7 +164,7 @@ def _judge(step: Step, code: int, log: Path, record: Path, result: Result) -> No
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a step's process and all that it has started: in good order, and otherwise by force."""
+    """End a step's process and its children: by a signal that allows cleanup, then by SIGKILL."""
     for number, patience in ((signal.SIGINT, limits.limit(limits.ANSWER)), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -174,7 +174,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Follower:
-    """Reads a file that grows, and notes what it says of the present."""
+    """Reads a growing file, and keeps the current activity that it reports."""
 
     def __init__(self, path: Path, running: Running) -> None:
         self._path, self._running = path, running
@@ -182,13 +182,13 @@ class _Follower:
         self._action = ""
 
     def look(self) -> None:
-        """Read what is new."""
+        """Read new lines."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
             file.seek(self._position)
             text = file.read()
-        # A line that is not whole yet is read next time.
+        # An incomplete line is read next time.
         whole = text[: text.rfind(b"\n") + 1]
         self._position += len(whole)
         for line in plain(whole.decode(errors="replace")).splitlines():

@@ -1,4 +1,4 @@
-"""Shows how far parts are: a table that is drawn anew on a terminal, and elsewhere a line now and then."""
+"""Shows the progress of parts: a table on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from tests.suite.parts import Part
     from tests.suite.results import Result
 
-# Between two lines about a part, where there is no terminal.
+# Interval between two lines about a part without a terminal.
 QUIET_SECONDS = 60
 
 
 def console() -> Console:
-    """Return what prints: with colours on a terminal, as plain lines of any length elsewhere."""
+    """Return the console: with colours on a terminal, with plain lines of any length elsewhere."""
     terminal = sys.stdout.isatty() and "CI" not in os.environ
     if terminal:
         return Console(highlight=False)
@@ -40,7 +40,7 @@ def clock(seconds: float) -> str:
 
 @dataclass
 class Running:
-    """A part that is under way, and what it does now."""
+    """A running part, and its current activity."""
 
     part: Part
     expected: float
@@ -55,7 +55,7 @@ class Running:
 
 
 class Lines:
-    """A line when a part begins and ends, and each minute what it is doing."""
+    """Prints a line when a part starts and ends, and its activity every minute."""
 
     def __init__(self, output: Console, parts: Iterable[Part]) -> None:
         self._output = output
@@ -65,22 +65,22 @@ class Lines:
         self._thread = threading.Thread(target=self._tell, daemon=True)
 
     def __enter__(self) -> Lines:
-        """Begin to tell."""
+        """Start printing."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Fall silent."""
+        """Stop printing."""
         self._over.set()
         self._thread.join()
 
     def begin(self, running: Running) -> None:
-        """Tell that a part begins, and what it covers."""
+        """Print that a part starts, and what it covers."""
         self._running.append(running)
         self._print(running, f"begins: {running.part.covers}")
 
     def end(self, running: Running, result: Result) -> None:
-        """Tell how it ended."""
+        """Print its result."""
         self._running.remove(running)
         self._print(running, f"{'FAILED' if result.failed else 'done'}: {counts(result)}")
 
@@ -94,7 +94,7 @@ class Lines:
 
 
 class Drawing:
-    """One line a part, drawn anew twice a second."""
+    """Shows one line per part, redrawn twice a second."""
 
     def __init__(self, output: Console, parts: Iterable[Part]) -> None:
         self._parts = list(parts)
@@ -104,20 +104,20 @@ class Drawing:
         self._live = Live(console=output, get_renderable=self._draw, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Drawing:
-        """Begin to draw."""
+        """Start drawing."""
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wipe it away: the report says it all."""
+        """Clear the table, as the report follows."""
         self._live.stop()
 
     def begin(self, running: Running) -> None:
-        """Show that a part is under way."""
+        """Show that a part is running."""
         self._running[running.part.name] = running
 
     def end(self, running: Running, result: Result) -> None:
-        """Show how it ended."""
+        """Show its result."""
         self._running.pop(running.part.name)
         self._results[running.part.name] = (running.seconds, result)
 
@@ -137,7 +137,7 @@ class Drawing:
             mark = Text("failed", "bold red") if result.failed else Text("done", "green")
             return mark, clock(seconds), Text(counts(result))
         if running := self._running.get(part.name):
-            # It is never said to be through before it is.
+            # Never show 100 % before it has ended.
             share = min(0.98, running.seconds / running.expected)
             return ProgressBar(100, 100 * share, width=12), clock(running.seconds), Text(running.doing, "dim")
         return Text("waits", "dim"), "", Text(part.covers, "dim")
@@ -147,11 +147,11 @@ Screen = Lines | Drawing
 
 
 def screen(output: Console, parts: Iterable[Part]) -> Screen:
-    """Return what shows the progress on this output."""
+    """Return the display for this output."""
     return Drawing(output, parts) if output.is_terminal else Lines(output, parts)
 
 
 def counts(result: Result) -> str:
-    """Return the figures of a result as words."""
+    """Return the counts of a result as text."""
     skipped = f", {result.skipped} skipped" if result.skipped else ""
     return f"{result.passed} passed, {result.failed} failed{skipped}"

@@ -31,7 +31,7 @@ def load_plugin() -> Callable[[str], ModuleType]:
 
 @pytest.fixture(scope="session")
 def run_module() -> Callable[..., dict[str, Any]]:
-    """Return a function that runs a module as Ansible does, given its path below roles/, and returns its result."""
+    """Return a function that runs a module, given its path below roles/, as Ansible does, and returns its result."""
 
     def run(path: str, **arguments: object) -> dict[str, Any]:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""A stand-in for what is used of Google's API: the token endpoint, Drive's list of files, Sheets' values.
+"""A fake of the used parts of Google's API: the token endpoint, Drive's list of files, Sheets' values.
 
-It is strict where Google is: it checks a token request's signature and scopes, and without a token that it gave it
-answers nothing.
+It is as strict as Google: it checks a token request's signature and scopes, and refuses requests without a token
+that it has issued.
 """
 
 import json
@@ -24,7 +24,7 @@ SCOPES = {
     "https://www.googleapis.com/auth/spreadsheets.readonly",
     "https://www.googleapis.com/auth/drive.metadata.readonly",
 }
-AUDIENCE = "https://oauth2.googleapis.com/token"  # of google-auth's tokens, wherever they are asked for
+AUDIENCE = "https://oauth2.googleapis.com/token"  # in google-auth's token requests, whatever their URL
 FILES_PER_PAGE = 2
 HANG_UP = 0
 
@@ -33,7 +33,7 @@ Answer = tuple[int, object]
 
 @dataclass
 class Spreadsheet:
-    """A spreadsheet that is shared with the account: worksheets are rows of cells, or None where one is a chart."""
+    """A spreadsheet that is shared with the account: worksheets are rows of cells, or None for a chart."""
 
     id: str
     title: str
@@ -50,7 +50,7 @@ class _Failure:
 
 
 class RefusedError(Exception):
-    """A request that Google would not answer."""
+    """A request that Google would refuse."""
 
     def __init__(self, status: int, message: str, code: str, **details: str) -> None:
         body = {"error": {"code": status, "message": message, "status": code, "details": [details]}}
@@ -64,7 +64,7 @@ def private_key() -> rsa.RSAPrivateKey:
 
 
 class GoogleApi(ThreadingHTTPServer):
-    """The stand-in. ``log`` has the path of each request, ``revoked`` is why the key is refused."""
+    """The fake server. ``log`` has the path of each request, ``revoked`` is the reason to refuse the key."""
 
     daemon_threads = True
 
@@ -79,7 +79,7 @@ class GoogleApi(ThreadingHTTPServer):
 
     @property
     def credentials(self) -> dict[str, str]:
-        """What Google's console gives to download."""
+        """The key file, as downloaded from Google's console."""
         pem = private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return {
             "type": "service_account",
@@ -92,16 +92,16 @@ class GoogleApi(ThreadingHTTPServer):
     def fail(
         self, path: str, answer: RefusedError | Answer, *, times: int = 1, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Answer so to the next requests whose path begins so; the status HANG_UP is for no answer at all."""
+        """Set the response to the next requests with this path prefix; the status HANG_UP closes the connection."""
         status_and_body = answer.answer if isinstance(answer, RefusedError) else answer
         self.failures.append(_Failure(path, status_and_body, times, headers or {}))
 
     def asked(self, path: str) -> int:
-        """Return how many requests came whose path begins so."""
+        """Return the number of requests with this path prefix."""
         return sum(line.startswith(path) for line in self.log)
 
     def answer(self, path: str, query: Mapping[str, str], authorization: str) -> tuple[Answer, Mapping[str, str]]:
-        """Answer a request: status and body, and headers."""
+        """Return the response to a request: status and body, and headers."""
         for failure in self.failures:
             if failure.times and path.startswith(failure.path):
                 failure.times -= 1
@@ -163,7 +163,7 @@ class GoogleApi(ThreadingHTTPServer):
 
 @contextmanager
 def google_api() -> Iterator[GoogleApi]:
-    """Serve the stand-in."""
+    """Serve the fake API."""
     with GoogleApi() as api:
         thread = Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -175,14 +175,14 @@ def google_api() -> Iterator[GoogleApi]:
 
 
 def _shown(cell: object) -> object:
-    """Return a cell as JSON has it; a date as it is displayed in a column whose format is ISO 8601."""
+    """Return a cell's JSON value; a date as displayed in a column with the format ISO 8601."""
     if isinstance(cell, date):
         return cell.isoformat()
     return "" if cell is None else cell
 
 
 def _without_end(values: list[object]) -> list[object]:
-    """Return the values without those at the end that are empty, which Google does not send."""
+    """Return the values without trailing empty ones, which Google does not send."""
     while values and values[-1] in ("", []):
         values.pop()
     return values
@@ -190,7 +190,7 @@ def _without_end(values: list[object]) -> list[object]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer in two packets takes 40 ms longer
+    wbufsize = -1  # a response in two packets takes 40 ms longer
 
     def _handle(self) -> None:
         api = cast("GoogleApi", self.server)

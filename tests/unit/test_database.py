@@ -14,7 +14,7 @@ PARTS = {
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])
 def test_any_postgresql_url_gets_the_driver_that_is_installed(scheme: str) -> None:
-    """And keeps everything else."""
+    """The rest of the URL is kept."""
     url = database_url({**PARTS, "DATABASE_URL": f"{scheme}://me:secret@host:5433/it?sslmode=verify-full"})
 
     assert url.drivername == "postgresql+psycopg2"
@@ -29,7 +29,7 @@ def test_any_postgresql_url_gets_the_driver_that_is_installed(scheme: str) -> No
 
 
 def test_the_url_is_composed_where_there_is_none() -> None:
-    """The password needs no encoding, the port has a default."""
+    """The password needs no URL encoding, and the port has a default."""
     url = database_url({**PARTS, "DATABASE_URL": ""})
 
     assert (url.username, url.password, url.host, url.port, url.database) == (
@@ -50,13 +50,13 @@ def test_the_url_is_composed_where_there_is_none() -> None:
     ],
 )
 def test_connecting_does_not_wait_for_ever(environment: dict[str, str], timeout: str | None) -> None:
-    """Unless somebody says otherwise."""
+    """There is a default timeout, which the URL or PGCONNECT_TIMEOUT overrides."""
     assert database_url({**PARTS, **environment}).query.get("connect_timeout") == timeout
 
 
 @pytest.mark.parametrize("missing", list(PARTS))
 def test_a_missing_setting_is_named(missing: str) -> None:
-    """Only what is missing is listed first, and DATABASE_URL as the other way."""
+    """The message lists only missing variables, then DATABASE_URL as the alternative."""
     with pytest.raises(SettingsError, match=f"^Not set: {missing}. Set DATABASE_URL"):
         database_url({**PARTS, missing: ""})
 
@@ -71,7 +71,7 @@ def test_a_missing_setting_is_named(missing: str) -> None:
     ],
 )
 def test_an_unusable_setting_is_named(environment: dict[str, str], says: str) -> None:
-    """A URL is never repeated, for it holds a password."""
+    """A URL is never repeated, as it contains a password."""
     with pytest.raises(SettingsError, match=says) as caught:
         database_url({**PARTS, **environment})
 

@@ -1,4 +1,4 @@
-"""A declaration that could only fail at each load is refused when it is made."""
+"""An invalid declaration of a dataset is refused when it is made, not at each load."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reading Google Sheets, from a stand-in of Google's API over real HTTP, and what is said when that does not work."""
+"""Reading Google Sheets from a fake of Google's API over real HTTP, and the error messages."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ BROKEN = RefusedError(503, "The service is currently unavailable.", "UNAVAILABLE
 
 @pytest.fixture
 def api() -> Iterator[GoogleApi]:
-    """Serve the stand-in, with one sheet."""
+    """Serve the fake API with one sheet."""
     with google_api() as api:
         api.spreadsheets = [
             Spreadsheet("1lab", "Lab", {"Samples": [["Name", "Crop"], ["a", "Rice"], [], ["b"]], "Chart": None})
@@ -39,7 +39,7 @@ def api() -> Iterator[GoogleApi]:
 
 @pytest.fixture
 def source(api: GoogleApi, tmp_path: Path) -> GoogleSheets:
-    """Return the source that reads from the stand-in."""
+    """Return the source that reads from the fake API."""
     key = tmp_path / "credentials.json"
     key.write_text(json.dumps(api.credentials), encoding="utf-8")
     return GoogleSheets(key, api.url, retries=2, backoff=0.001)
@@ -52,7 +52,7 @@ def read(source: GoogleSheets, sheet: str = "Lab", worksheet: str = "Samples") -
 
 
 def refusal(read: Callable[[], object], *parts: str, kind: type[ExtractError] = ExtractError) -> str:
-    """Return what is said, which must have these parts."""
+    """Return the error message, which must contain these parts."""
     with pytest.raises(ExtractError) as caught:
         read()
     assert type(caught.value) is kind
@@ -63,7 +63,7 @@ def refusal(read: Callable[[], object], *parts: str, kind: type[ExtractError] = 
 
 
 def test_a_worksheet_is_read(api: GoogleApi, source: GoogleSheets) -> None:
-    """With one request for the worksheet; what a sheet has is asked once."""
+    """A worksheet takes one request; the list of worksheets is requested once."""
     assert read(source) == [["Name", "Crop"], ["a", "Rice"], ["", ""], ["b", ""]]
     assert source.worksheets("Lab") == ["Samples"]
     read(source)
@@ -87,7 +87,7 @@ def test_progress_is_the_share_of_rows(source: GoogleSheets) -> None:
 
 @pytest.mark.parametrize("name", ["A1", 'it\'s "50 %" / b?c#d&e', "01-BasicSampleInfo", "Größe 米"])
 def test_any_title_is_found(api: GoogleApi, source: GoogleSheets, name: str) -> None:
-    """Neither Drive's query language nor a cell range's gets in the way, and titles of further pages are found."""
+    """Characters that are special in Drive's queries or cell ranges are escaped, and all result pages are searched."""
     api.spreadsheets += [Spreadsheet(f"1{number}", f"Other {number}", {}) for number in range(5)]
     api.spreadsheets.append(Spreadsheet("1wanted", name, {name: [["Crop"], ["Rice"]]}))
 
@@ -111,7 +111,7 @@ def test_a_token_that_is_no_longer_good_is_replaced(api: GoogleApi, source: Goog
 @pytest.mark.parametrize("path", ["/token", "/drive", "/v4/spreadsheets/1lab", "/v4/spreadsheets/1lab/values"])
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, HANG_UP])
 def test_what_fails_for_the_moment_is_repeated(api: GoogleApi, source: GoogleSheets, path: str, status: int) -> None:
-    """Token requests, too."""
+    """Token requests are retried too."""
     api.fail(path, (status, ""), times=2)
 
     assert read(source)[0] == ["Name", "Crop"]
@@ -120,7 +120,7 @@ def test_what_fails_for_the_moment_is_repeated(api: GoogleApi, source: GoogleShe
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list that fills with the seconds that somebody would have slept."""
+    """Return a list to which the seconds of each sleep are added instead of sleeping."""
     seconds: list[float] = []
     monkeypatch.setattr(time, "sleep", seconds.append)
     return seconds
@@ -136,7 +136,7 @@ def test_google_says_how_long_to_wait(api: GoogleApi, source: GoogleSheets, wait
 
 
 def test_waits_grow(api: GoogleApi, source: GoogleSheets, waits: list[float]) -> None:
-    """None, then twice and four times the given seconds."""
+    """The waits are zero, then twice and four times the configured seconds."""
     api.fail("/v4", QUOTA, times=3)
 
     read(GoogleSheets(source.credentials_path, api.url, retries=3, backoff=0.1))
@@ -168,7 +168,7 @@ def test_what_fails_for_longer_may_work_later(
 
 
 def test_an_answer_that_is_cut_short(api: GoogleApi, source: GoogleSheets) -> None:
-    """Is asked for once more, and not taken for the whole."""
+    """A truncated response is requested again, not taken as complete."""
     cut = {"Content-Length": "999", "Connection": "close"}
     api.fail("/v4/spreadsheets/1lab/values", (200, '{"values": []}'), headers=cut)
     assert read(source)[0] == ["Name", "Crop"]
@@ -210,12 +210,12 @@ def test_google_does_not_answer_in_time(source: GoogleSheets, api: GoogleApi) ->
 def test_what_is_refused_is_not_repeated(
     api: GoogleApi, source: GoogleSheets, path: str, answer: RefusedError | tuple[int, object], says: list[str]
 ) -> None:
-    """And the message says what to do."""
+    """The message says what to do."""
     api.fail(path, answer, times=99)
 
     refusal(lambda: read(source), *says)
 
-    # google-auth tries two new tokens first.
+    # google-auth first tries two new tokens.
     assert api.asked(path) == (3 if "401: Invalid cred" in says else 1)
 
 
@@ -228,7 +228,7 @@ def test_what_is_refused_is_not_repeated(
     ],
 )
 def test_a_key_that_is_refused(api: GoogleApi, source: GoogleSheets, why: str) -> None:
-    """Because it was deleted, the account was, or the clock is wrong: that is asked once."""
+    """The key or the account was deleted, or the clock is wrong: there is no retry."""
     api.revoked = why
 
     refusal(lambda: read(source), f"refuses the key of {EMAIL}", why, "clock", str(source.credentials_path))
@@ -263,7 +263,7 @@ def test_a_sheet_that_is_shared_later_is_found(api: GoogleApi, source: GoogleShe
 
 
 def test_two_sheets_of_one_title(api: GoogleApi, source: GoogleSheets) -> None:
-    """Neither is read."""
+    """Neither of them is read."""
     api.spreadsheets += [Spreadsheet("1field", "Field", {}), Spreadsheet("1copy", "Lab", {})]
 
     refusal(lambda: read(source), "2 sheets have the title 'Lab'", "/1copy, ", "/1lab.", "Rename")
@@ -272,7 +272,7 @@ def test_two_sheets_of_one_title(api: GoogleApi, source: GoogleSheets) -> None:
 
 @pytest.mark.parametrize("worksheet", ["samples", "Chart"])
 def test_a_worksheet_that_is_missing(source: GoogleSheets, worksheet: str) -> None:
-    """A chart is no worksheet."""
+    """A chart does not count as a worksheet."""
     refusal(
         lambda: read(source, worksheet=worksheet),
         f"Worksheet '{worksheet}' of sheet 'Lab' is missing",
@@ -331,7 +331,7 @@ def change(**changes: object) -> Callable[[dict[str, Any]], object]:
 def test_what_is_no_key_file(
     api: GoogleApi, source: GoogleSheets, content: Callable[[dict[str, Any]], object], says: list[str]
 ) -> None:
-    """Is said without telling the key."""
+    """The message does not show the key."""
     changed = content(dict(api.credentials))
     source.credentials_path.write_bytes(changed if isinstance(changed, bytes) else json.dumps(changed).encode())
 
@@ -358,7 +358,7 @@ def test_a_key_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_no_token_goes_elsewhere(api: GoogleApi, source: GoogleSheets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """google-auth would ask another service of Google's about the account, behind our back."""
+    """By default google-auth would send it to another service of Google, to look up the account."""
     monkeypatch.setenv("HTTPS_PROXY", api.url)
     read(source)
     for thread in threading.enumerate():

@@ -1,4 +1,4 @@
-"""Every inventory sets what an inventory must, and nothing that nobody reads."""
+"""Every inventory sets all required variables, and none that is unused."""
 
 import json
 import subprocess
@@ -15,12 +15,12 @@ INVENTORIES = sorted(path.parent for path in (ROOT / "inventory").glob("*/hosts.
 
 @pytest.fixture(scope="module")
 def preflight(load_plugin: Callable[[str], ModuleType]) -> ModuleType:
-    """Return the action that checks an inventory with a host, as a module."""
+    """Return the action plugin that checks an inventory and a host, as a module."""
     return load_plugin("preflight/action_plugins/preflight.py")
 
 
 def test_a_copy_of_an_example_is_its_own() -> None:
-    """No file of one is a link, which would still lead to this repository's; its secrets are made as everywhere."""
+    """An example contains no links, which would still point into this repository, and generates its own secrets."""
     secrets = "group_vars/all/secrets.yml"
     for example in (ROOT / "inventory").glob("*.example"):
         assert not [path for path in example.rglob("*") if path.is_symlink()]

@@ -1,4 +1,4 @@
-"""The module that writes files: as a whole, only where they differ, and without showing what is secret."""
+"""The module that writes files: atomically, only if they differ, and without showing secrets."""
 
 import getpass
 import os
@@ -15,7 +15,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run(run_module: Callable[..., dict[str, Any]]) -> Run:
-    """Return a function that runs the module with files, and whatever else."""
+    """Return a function that runs the module with files and other arguments."""
 
     def run_with(files: list[dict[str, str]], *, check: bool = False, **options: object) -> dict[str, Any]:
         return run_module(
@@ -30,7 +30,7 @@ def run(run_module: Callable[..., dict[str, Any]]) -> Run:
 
 
 def file(path: Path, **options: str) -> dict[str, str]:
-    """Return an entry for a file of whoever runs the test."""
+    """Return an entry for a file of the user who runs the test."""
     return {"path": str(path), "owner": getpass.getuser(), **options}
 
 
@@ -78,7 +78,7 @@ def test_a_link_is_made_brought_back_and_removed(run: Run, tmp_path: Path) -> No
     link.write_text("a file", encoding="utf-8")
     assert run(wanted)["changed"]
     assert link.readlink() == target
-    # Though there is nothing where it points to.
+    # This works although the target does not exist.
     assert run([file(link)])["changed"]
     assert not link.is_symlink()
 
@@ -107,8 +107,8 @@ def test_an_unknown_owner_fails_with_the_path_and_leaves_the_file(run: Run, tmp_
     assert (tmp_path / "a").read_text(encoding="utf-8") == "old"
 
 
-def test_strangers_leave_its_directories(run: Run, tmp_path: Path) -> None:
-    """What they hold is shown nowhere: it may be a secret."""
+def test_unmanaged_files_are_removed_from_its_directories(run: Run, tmp_path: Path) -> None:
+    """Unmanaged files are removed; their content is not shown, as it may be secret."""
     own = file(tmp_path / "own/a", content="mine\n")
     assert run([own], directories=[str(tmp_path / "own")])["changed"]
     stranger = tmp_path / "own/b"

@@ -1,4 +1,4 @@
-"""Commands on hosts: which account a service's command gets."""
+"""Commands on hosts run with the account of the service."""
 
 import pytest
 

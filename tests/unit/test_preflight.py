@@ -1,4 +1,4 @@
-"""What preflight finds wrong with an inventory and a host."""
+"""The problems that preflight finds in an inventory and on a host."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_empty_groups_and_a_second_primary_are_told(preflight: ModuleType) -> No
 
 
 def test_two_servers_are_refused(preflight: ModuleType) -> None:
-    """Each would run Prefect's scheduler and automations on the one database: everything would be scheduled twice."""
+    """Each would run Prefect's scheduler and automations on the same database, so that runs are scheduled twice."""
     assert preflight.group_problems(WELL, []) == []
     (problem,) = preflight.group_problems({**WELL, "prefect_server": ["s1", "s2"]}, [])
     assert "'prefect_server' has 2 hosts (s1, s2)" in problem

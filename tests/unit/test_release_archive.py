@@ -1,4 +1,4 @@
-"""A release in one file: what arrives is what was packed, or nothing, and only on a host that it runs on."""
+"""Release archives are unpacked completely or not at all, and only on a compatible host."""
 
 import hashlib
 import io
@@ -45,7 +45,7 @@ def archive(run: Run, tmp_path: Path) -> Path:
 
 
 def test_what_was_packed_arrives(run: Run, archive: Path, tmp_path: Path) -> None:
-    """Files, links and times, which bytecode is compared with."""
+    """Files, links, and modification times, on which the validity of bytecode depends, are kept."""
     assert run(archive=archive, state="inspected")["manifest"]["id"] == ID
 
     installed = run(archive=archive, state="installed", releases=tmp_path / "there")
@@ -87,7 +87,7 @@ def _no_file(archive: Path) -> str:
 def test_a_spoilt_archive_is_refused(
     run: Run, archive: Path, tmp_path: Path, state: str, spoil: Callable[[Path], str]
 ) -> None:
-    """By its name and the reason, with nothing left behind."""
+    """The message has its name and the reason, and nothing is left behind."""
     reason = spoil(archive)
     result = run(archive=archive, state=state, releases=tmp_path / "there")
     assert result["failed"]
@@ -97,7 +97,7 @@ def test_a_spoilt_archive_is_refused(
 
 
 def test_it_unpacks_nothing_outside(run: Run, archive: Path, tmp_path: Path) -> None:
-    """Whatever names the archive holds."""
+    """Names in the archive that point outside are refused."""
     files = io.BytesIO()
     with tarfile.open(fileobj=files, mode="w") as payload:
         payload.addfile(tarfile.TarInfo("../../outside"))

@@ -1,4 +1,4 @@
-"""Which releases a host has, which one serves, and which may go."""
+"""The releases of a host: which exist, which one is active, and which may be pruned."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def run(run_module: Callable[..., dict[str, Any]]) -> Run:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Return a directory with releases a to e, built in that order, and half of one."""
+    """Return a directory with releases a to e, built in that order, and an incomplete one."""
     for number, name in enumerate("abcde"):
         release = tmp_path / "releases" / name
         release.mkdir(parents=True)
@@ -51,7 +51,7 @@ def test_a_switch_is_remembered_and_done_once(run: Run, root: Path) -> None:
     assert (back["current"], back["previous"]) == ("a", "b")
 
 
-def test_what_failed_is_none_to_go_back_to(run: Run, root: Path) -> None:
+def test_a_failed_release_is_not_a_rollback_target(run: Run, root: Path) -> None:
     for name in ("a", "b", "c"):
         run(root, serve=name)
     back = run(root, serve="b", failed=True)
@@ -103,7 +103,7 @@ def test_the_oldest_go_but_not_what_serves_or_served(run: Run, root: Path, keep:
 
 
 def test_what_still_runs_stays(run: Run, root: Path) -> None:
-    """A worker whose flow runs have not ended goes on with the Python of its release."""
+    """A worker uses the Python of its release until its flow runs have ended."""
     python = root / "releases/c/env/bin/python"
     python.parent.mkdir(parents=True)
     python.symlink_to("/bin/sleep")

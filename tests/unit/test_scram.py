@@ -1,4 +1,4 @@
-"""The verifier that PostgreSQL is given in place of a password; every converge shows that it accepts the password."""
+"""The SCRAM verifier that PostgreSQL gets instead of a password; each converge proves that logins work with it."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ def verifier(load_plugin: Callable[[str], ModuleType]) -> Verifier:
 
 
 def test_a_client_proves_itself_against_it(verifier: Verifier) -> None:
-    """The client's half of RFC 5802 ends where the stored key began."""
+    """The client's proof of RFC 5802 yields the stored key."""
     match = re.fullmatch(r"SCRAM-SHA-256\$4096:([\w+/=]+)\$([\w+/=]+):([\w+/=]+)", verifier("pencil", "biocirv_user"))
     assert match
     salt, stored_key, server_key = (base64.b64decode(part) for part in match.groups())

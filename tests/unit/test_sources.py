@@ -1,4 +1,4 @@
-"""Reading a folder of csv files, what is said when that does not work, and that all sources read the same."""
+"""Reading a folder of csv files, the error messages, and that all sources read the same."""
 
 import csv
 import datetime as dt
@@ -15,7 +15,7 @@ from tests.unit.google_api import Spreadsheet, google_api
 
 WriteWorksheet = Callable[[bytes], Path]
 
-# What people put into cells, and what every source reads.
+# Cells as people type them, and the text that every source must read.
 TABLE: list[list[tuple[object, str]]] = [
     [("Name", "Name"), (" Crop\u00a0", " Crop\u00a0"), ("Moisture %", "Moisture %"), ("Date", "Date"), ("Dry", "Dry")],
     [("a", "a"), ("Maïs 🌽", "Maïs 🌽"), (18, "18"), (dt.date(2023, 9, 7), "2023-09-07"), (True, "TRUE")],
@@ -61,7 +61,7 @@ def read(folder: Path) -> list[list[str]]:
 def test_rows_are_as_they_were_written(
     tmp_path: Path, write_worksheet: WriteWorksheet, content: bytes, rows: list[list[str]]
 ) -> None:
-    """A cell with line breaks is still one row, and so is a line without anything."""
+    """A row with line breaks in a cell is one row, and so is an empty line."""
     write_worksheet(content)
 
     assert read(tmp_path) == [["Name", "Crop"], *rows]
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_says_what_and_where(
 
 
 def test_worksheets_are_named(tmp_path: Path, write_worksheet: WriteWorksheet) -> None:
-    """Other files are none."""
+    """Other files do not count as worksheets."""
     write_worksheet(b"Name\n").with_name("Notes.txt").touch()
     (tmp_path / "Lab" / "Analyses.csv").touch()
 
@@ -117,7 +117,7 @@ def test_worksheets_are_named(tmp_path: Path, write_worksheet: WriteWorksheet) -
 
 
 def test_a_missing_worksheet_is_named_with_those_that_are_there(tmp_path: Path) -> None:
-    """A near miss is suggested."""
+    """The message suggests a similar name."""
     (tmp_path / "Lab").mkdir()
     (tmp_path / "Lab" / "samples 2024.csv").touch()
 
@@ -150,7 +150,7 @@ def test_a_missing_source_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_place_of_a_worksheet_cannot_be_read(tmp_path: Path) -> None:
-    """Whatever the operating system says becomes the same kind of error."""
+    """An error of the operating system is reported as the same kind of error."""
     (tmp_path / "Lab" / "Samples.csv").mkdir(parents=True)
 
     with pytest.raises(ExtractError, match=r"Worksheet 'Samples' of sheet 'Lab' .* cannot be read: Is a directory"):
@@ -169,7 +169,7 @@ def test_a_folder_in_place_of_a_worksheet_cannot_be_read(tmp_path: Path) -> None
     ids=["nothing", "empty", "xlsx", "google", "unknown"],
 )
 def test_what_the_environment_lacks_is_named(environment: dict[str, str], says: str) -> None:
-    """An empty variable is as good as none."""
+    """An empty variable counts as missing."""
     with pytest.raises(ExtractError) as caught:
         source_from_environment(environment)
 
@@ -178,7 +178,7 @@ def test_what_the_environment_lacks_is_named(environment: dict[str, str], says: 
 
 @pytest.mark.parametrize("source", ["csv", "xlsx", "google"])
 def test_all_sources_read_the_same(tmp_path: Path, source: str) -> None:
-    """What a table gives does not depend on where it is."""
+    """The rows of a table do not depend on the kind of source."""
     cells = [[cell for cell, _ in row] for row in TABLE]
     texts = [[text for _, text in row] for row in TABLE]
 

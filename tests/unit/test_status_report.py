@@ -1,4 +1,4 @@
-"""The report of `make status`: what counts as a problem, and that what did not answer hides nothing else."""
+"""The report of `make status`: what counts as a problem, and that a missing answer hides nothing else."""
 
 from copy import deepcopy
 from typing import Any
@@ -27,7 +27,7 @@ RELEASE = {
 
 
 def asked() -> dict[str, Any]:
-    """Return what two hosts answer that are well."""
+    """Return the answers of two healthy hosts."""
     services = {
         "stdout": "\n".join(SHOWN.format(unit=unit, state="active", result="success") for unit in ("nginx", "w"))
     }
@@ -127,7 +127,7 @@ def test_what_is_not_well_is_a_problem(path: tuple[str | int, ...], value: objec
 
 
 def test_what_does_not_answer_hides_nothing_else() -> None:
-    """One host is gone; on the other neither API nor database answers."""
+    """One host is unreachable; on the other neither API nor database answers."""
     answers = (
         asked()
         | {key: {} for key in ("revisions", "pool")}

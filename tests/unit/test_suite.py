@@ -1,4 +1,4 @@
-"""The suite's report: what it counts and what it shows of a failure."""
+"""The suite's report: its counts, and the details of a failure."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The role tls, as ansible-playbook runs it: the authority and the hosts' certificates on the controller."""
+"""The role tls, run by ansible-playbook: the certificate authority and the hosts' certificates on the controller."""
 
 import ipaddress
 import json
@@ -42,7 +42,7 @@ class Issued:
 
 
 def general_names(names: list[str]) -> list[x509.GeneralName]:
-    """Return names and addresses as certificates hold them."""
+    """Convert names and addresses to entries of subjectAltName."""
     return [
         x509.IPAddress(ipaddress.ip_address(name)) if re.search(r"^[0-9.]+$|:", name) else x509.DNSName(name)
         for name in names
@@ -60,7 +60,7 @@ def issue(
     end: int = 365,
     now: datetime | None = None,
 ) -> Issued:
-    """Return a certificate, by default self-signed; begin and end: days from now."""
+    """Return a certificate, by default self-signed; begin and end are days from now."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     now = now or datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
@@ -88,7 +88,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey, encryption: KeySerializationEncrypt
 
 
 def write(directory: Path, name: str, issued: Issued, *following: Issued) -> None:
-    """Write `name`.crt, with those that follow, and `name`.key."""
+    """Write `name`.crt, with the following certificates appended, and `name`.key."""
     pems = [each.certificate.public_bytes(Encoding.PEM) for each in (issued, *following)]
     (directory / f"{name}.crt").write_bytes(b"".join(pems))
     (directory / f"{name}.key").write_bytes(key_pem(issued.key))
@@ -97,7 +97,7 @@ def write(directory: Path, name: str, issued: Issued, *following: Issued) -> Non
 
 
 def read(directory: Path, name: str) -> Issued:
-    """Return what `write` wrote, or the role."""
+    """Read a pair that `write` or the role wrote."""
     key = load_pem_private_key((directory / f"{name}.key").read_bytes(), password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return Issued(x509.load_pem_x509_certificate((directory / f"{name}.crt").read_bytes()), key)
@@ -109,13 +109,13 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def replaced(before: dict[str, bytes], directory: Path) -> set[str]:
-    """Return the names of the files that are not what they were."""
+    """Return the names of the files that have changed."""
     after = contents(directory)
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
 def verify(directory: Path, leaf: x509.Certificate, name: str) -> None:
-    """Verify a certificate as strict clients do."""
+    """Verify a certificate as a strict client does."""
     subject = general_names([name])[0]
     assert isinstance(subject, x509.DNSName | x509.IPAddress)
     authority = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
@@ -123,13 +123,13 @@ def verify(directory: Path, leaf: x509.Certificate, name: str) -> None:
 
 
 def foreign(directory: Path, host: str) -> Issued:
-    """Return a host's certificate from an authority of the same name, so that only the signature tells."""
+    """Return a host's certificate from another authority of the same name, which differs only in the signature."""
     name = read(directory, "ca").certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     return issue(host, issue(str(name), authority=True), names=NAMES[host])
 
 
 def judge(load_plugin: Callable[[str], ModuleType], directory: Path) -> str:
-    """Return why the role would make the certificate of the host db again, or nothing."""
+    """Return why the role would reissue the certificate of the host db, or an empty string."""
     look = load_plugin("tls/action_plugins/tls_certificates.py")
     authority = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
     lifetimes = look.Lifetimes(days=365, renewal_days=90, authority_days=3650)
@@ -137,11 +137,11 @@ def judge(load_plugin: Callable[[str], ModuleType], directory: Path) -> str:
 
 
 def run(directory: Path, *arguments: str, names: dict[str, list[str]] = NAMES, **variables: object) -> dict[str, int]:
-    """Run the role on hosts that nothing can reach, and return the changes by host."""
+    """Run the role for unreachable hosts; return the number of changes by host."""
     hosts = {host: {"tls_names": own} for host, own in names.items()}
     common = {
         "tls_directory": str(directory),
-        # Becoming root with a program that is not there: the role must need neither this nor a connection.
+        # A missing become program: the role must need neither privilege escalation nor a connection.
         "ansible_become_exe": "/nowhere/sudo",
         "ansible_ssh_executable": "/nowhere/ssh",
         **variables,
@@ -166,7 +166,7 @@ def run(directory: Path, *arguments: str, names: dict[str, list[str]] = NAMES, *
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what the first run makes; read only."""
+    """Return the directory of the first run; it must not be changed."""
     directory = tmp_path_factory.mktemp("first") / ".secrets" / "tls"
     directory.parent.mkdir()
     assert all(run(directory).values())
@@ -175,7 +175,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def made(first: Path, tmp_path: Path) -> Path:
-    """Return a copy of it."""
+    """Return a copy of the directory of the first run."""
     return Path(shutil.copytree(first, tmp_path / "tls"))
 
 
@@ -235,7 +235,7 @@ def test_check_mode_foresees_a_renewal(made: Path) -> None:
 def test_other_names_renew_only_that_hosts_certificate(made: Path) -> None:
     before = contents(made)
     run(made, names={"db": ["192.0.2.7", "DB"], "app": ["app", "2001:db8::1"]})
-    # Neither order nor case of names is a difference. The key stays.
+    # Order and case of names do not matter. The key is kept.
     assert replaced(before, made) == {"app.crt"}
     verify(made, read(made, "app").certificate, "2001:db8::1")
 
@@ -243,7 +243,7 @@ def test_other_names_renew_only_that_hosts_certificate(made: Path) -> None:
 def test_what_ends_soon_and_what_another_authority_issued_is_replaced(made: Path) -> None:
     write(made, "app", foreign(made, "app"))
     before = contents(made)
-    # The role's own certificate for 365 days, as one of cryptography's would differ in more than its end.
+    # A certificate of the role for 365 days, as one made by cryptography would differ in more than the expiry.
     run(made, tls_days=500, tls_renewal_days=400)
     assert replaced(before, made) == {"db.crt", "app.crt"}
     for host in NAMES:
@@ -287,7 +287,7 @@ def test_why_a_damaged_or_foreign_certificate_is_made_again(
 def test_an_authority_near_its_end_is_issued_again_for_the_certificates_that_are_out(made: Path) -> None:
     old = read(made, "ca")
     before = contents(made)
-    # The 3650 days that it has are now fewer than both together.
+    # Its 3650 days are now fewer than the sum of both.
     assert sum(run(made, tls_days=3600, tls_renewal_days=90, tls_authority_days=9000).values()) == 1
     assert replaced(before, made) == {"ca.crt"}
     new = read(made, "ca").certificate

@@ -1,4 +1,4 @@
-"""What the role tls finds wrong with the TLS files on the controller."""
+"""The problems that the role tls finds in the TLS files on the controller."""
 
 import shutil
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def files(load_plugin: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture
 def provided(tmp_path: Path) -> Path:
-    """Return a directory with the sound files of an operator."""
+    """Return a directory with an operator's valid files."""
     write(tmp_path, "ca", ROOT)
     (tmp_path / "ca.key").unlink()
     write(tmp_path, "db", SOUND)

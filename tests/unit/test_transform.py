@@ -1,4 +1,4 @@
-"""What cells become, and what is said about those that cannot."""
+"""Conversion of cells to values, and the errors of those that cannot be converted."""
 
 from datetime import date
 
@@ -44,7 +44,7 @@ def test_names_that_differ_have_two() -> None:
 
 
 def failure(field: Field, cell: str) -> str | None:
-    """Return what is wrong with a cell, the first of it."""
+    """Return the first error of a cell."""
     schema = pa.DataFrameSchema({"cell": pa.Column(pl.String, list(field.checks()), nullable=True)})
     try:
         schema.validate(pl.DataFrame({"cell": [None, cell]}), lazy=True)
@@ -55,7 +55,7 @@ def failure(field: Field, cell: str) -> str | None:
 
 
 def value(field: Field, cell: str) -> object:
-    """Return what a cell becomes."""
+    """Return the value of a cell."""
     assert failure(field, cell) is None
     return field.values(pl.Series([cell]))[field.column][0]
 

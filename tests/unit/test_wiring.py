@@ -1,4 +1,4 @@
-"""The wiring of playbooks/group_vars, as Ansible templates it for the hosts of an inventory."""
+"""The wiring in playbooks/group_vars, as Ansible templates it for the hosts of an inventory."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PLAY = """
 
 @pytest.fixture
 def wired(tmp_path: Path) -> Any:  # noqa: ANN401 - a function
-    """Return what templates the wiring of the local inventory, with variables that win over those of the inventory."""
+    """Return a function that templates the local inventory's wiring, with variables that override the inventory."""
     play = tmp_path / "play.yml"
     play.write_text(PLAY.format(wiring=ROOT / "playbooks/group_vars/all/wiring.yml"), encoding="utf-8")
 
@@ -50,7 +50,7 @@ def wired(tmp_path: Path) -> Any:  # noqa: ANN401 - a function
 
 
 def test_the_proxy_asks_the_server_at_the_server_s_port(wired: Any) -> None:  # noqa: ANN401 - a function
-    """Also where an inventory chooses it."""
+    """A port that an inventory sets is used too."""
     assert wired()["upstream"] == 4200
     assert wired(prefect_server_port=4300)["upstream"] == 4300
 

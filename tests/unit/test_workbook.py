@@ -1,4 +1,4 @@
-"""Reading Excel workbooks, and what is said when that does not work."""
+"""Reading Excel workbooks, and the error messages."""
 
 import datetime as dt
 import shutil
@@ -56,7 +56,7 @@ def read(source: WorkbookFolder) -> list[list[str]]:
 
 
 def refusal(read: Callable[[], object], *parts: str) -> None:
-    """Compare what is said."""
+    """Check that the error message contains these parts."""
     with pytest.raises(ExtractError) as caught:
         read()
     for part in parts:
@@ -89,7 +89,7 @@ def refusal(read: Callable[[], object], *parts: str) -> None:
     ids=str,
 )
 def test_a_cell_is_text(source: WorkbookFolder, tmp_path: Path, value: object, text: str) -> None:
-    """Also after Excel's format."""
+    """The text is the same after it was written to a workbook."""
     assert cell_text(value) == text
 
     write(tmp_path, ["Value"], [value, "end"])
@@ -106,7 +106,7 @@ def test_a_number_keeps_15_digits_and_has_no_exponent(number: float) -> None:
 
 
 def test_what_a_formula_gave_is_read(source: WorkbookFolder, tmp_path: Path) -> None:
-    """As it was saved, an error's text, too."""
+    """The saved result is read, even if it is an error."""
     path = write(tmp_path, ["Sum", "Error", "Never calculated"], ["=1+1", "=A9", "=1+1"])
     edit(path, '<c r="A2"><f>1+1</f><v />', '<c r="A2"><f>1+1</f><v>2</v>')
     edit(path, '<c r="B2"><f>A9</f><v />', '<c r="B2" t="e"><f>A9</f><v>#REF!</v>')
@@ -115,14 +115,14 @@ def test_what_a_formula_gave_is_read(source: WorkbookFolder, tmp_path: Path) -> 
 
 
 def test_a_control_character_is_itself(source: WorkbookFolder, tmp_path: Path) -> None:
-    """Excel writes it in a form of its own."""
+    """Excel escapes it in its own way."""
     write(tmp_path, ["Notes"], ["a_x000D_\nb_x005F_x000D_ \U0001f33e _xD83C__xDF3E_ _xD83C_"])
 
     assert read(source)[1] == ["a\r\nb_x000D_ \U0001f33e \U0001f33e \ufffd"]
 
 
 def test_rows_are_where_a_spreadsheet_shows_them(source: WorkbookFolder, tmp_path: Path) -> None:
-    """Blank ones are rows, cells beyond the header are there, and what is only formatted behind all rows is not."""
+    """Blank rows and cells beyond the header are kept; formatted empty cells after the last row are not."""
     path = write(tmp_path, ["Name", "Crop", None, ""], ["a"], [], [None, ""], ["b", None, None, "beyond", None])
     edit(path, "</sheetData>", '<row r="99999"><c r="ZZ99999" s="0" /></row></sheetData>')
 
@@ -131,7 +131,7 @@ def test_rows_are_where_a_spreadsheet_shows_them(source: WorkbookFolder, tmp_pat
 
 @pytest.mark.parametrize("stated", ["A1", "A1:A2", "A1:XFD1048576"])
 def test_a_size_that_is_not_true(source: WorkbookFolder, tmp_path: Path, stated: str) -> None:
-    """Exporters state any: no row and no column is lost."""
+    """Exporters may state any size: no row and no column is lost."""
     path = write(tmp_path, ["Name", "Crop"], ["a", "Rice"], ["b", "Corn"])
     edit(path, '<dimension ref="A1:B3" />', f'<dimension ref="{stated}" />')
 
@@ -148,7 +148,7 @@ def test_a_size_that_is_not_true(source: WorkbookFolder, tmp_path: Path, stated:
     ids=["true", "not-true", "none"],
 )
 def test_progress(source: WorkbookFolder, tmp_path: Path, stated: str, progress: list[float]) -> None:
-    """Is what the stated size makes of it, and nothing where that cannot be."""
+    """Progress is derived from the stated size, and missing if that is implausible."""
     path = write(tmp_path, ["Name"], ["a"], ["b"], ["c"])
     edit(path, '<dimension ref="A1:A4" />', stated)
 
@@ -159,7 +159,7 @@ def test_progress(source: WorkbookFolder, tmp_path: Path, stated: str, progress:
 
 
 def test_the_file_is_closed(source: WorkbookFolder, tmp_path: Path) -> None:
-    """Also when not all was read."""
+    """It is closed even if not all rows were read."""
     write(tmp_path, ["Name"], ["a"], ["b"])
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
@@ -171,7 +171,7 @@ def test_the_file_is_closed(source: WorkbookFolder, tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_reader_stays_what_it_is(source: WorkbookFolder, tmp_path: Path) -> None:
-    """And is not taken for a damaged file."""
+    """It is not reported as a damaged file."""
     write(tmp_path, ["Name"], ["a"])
 
     with pytest.raises(ZeroDivisionError), source.open("Lab", "Samples"):
@@ -179,7 +179,7 @@ def test_an_error_of_the_reader_stays_what_it_is(source: WorkbookFolder, tmp_pat
 
 
 def test_worksheets_are_named(source: WorkbookFolder, tmp_path: Path) -> None:
-    """A chart is none."""
+    """A chart does not count as a worksheet."""
     write(tmp_path, ["Name"])
 
     assert source.worksheets("Lab") == ["Samples"]
@@ -205,7 +205,7 @@ def test_a_worksheet_that_is_missing(source: WorkbookFolder, tmp_path: Path, wor
 
 
 def test_a_sheet_that_is_missing(source: WorkbookFolder, tmp_path: Path) -> None:
-    """Excel's mark that a workbook is open is no sheet."""
+    """Excel's lock file of an open workbook does not count as a sheet."""
     (tmp_path / "lab.xlsx").touch()
     (tmp_path / "~$lab.xlsx").touch()
 
@@ -267,7 +267,7 @@ def test_a_zip_file_of_something_else(source: WorkbookFolder, tmp_path: Path) ->
 
 
 def test_a_worksheet_that_is_damaged(source: WorkbookFolder, tmp_path: Path) -> None:
-    """Says from which row on."""
+    """The message says from which row on it is damaged."""
     path = write(tmp_path, ["Name"], ["a"], ["b"])
     edit(path, '<row r="3">', '<row r="3"><wrong>')
 
@@ -281,7 +281,7 @@ def test_a_worksheet_that_is_damaged(source: WorkbookFolder, tmp_path: Path) -> 
 def test_any_damage_is_said_or_harmless(
     source: WorkbookFolder, tmp_path: Path, part: int, at: float, byte: bytes | None
 ) -> None:
-    """A byte is changed anywhere in the archive or in one of its parts, or the rest is cut off."""
+    """A byte is changed anywhere in the archive or in one of its parts, or the archive is truncated."""
     path = write(tmp_path, ["Name", "Date"], ["a", dt.date(2023, 9, 7)], ["b", 1.5])
     with zipfile.ZipFile(path) as archive:
         parts = {"": path.read_bytes()} | {name: archive.read(name) for name in archive.namelist()}

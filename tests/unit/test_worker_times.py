@@ -1,4 +1,4 @@
-"""The times in the worker, in the roles and in the docs are the same, and fit together."""
+"""The times in the worker, the roles and the docs are equal and consistent."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Loader(yaml.SafeLoader):
-    """Reads Ansible's YAML, in which some strings are marked as no templates."""
+    """Loads Ansible's YAML, in which some strings carry the tag !unsafe."""
 
 
 def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> object:
@@ -21,13 +21,13 @@ Loader.add_constructor("!unsafe", _text)
 
 
 def role_vars(role: str) -> dict[str, Any]:
-    """Return a role's vars, as they are written."""
+    """Return a role's vars, not templated."""
     text = (ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.load(text, Loader)  # noqa: S506 - a safe loader
     return found
 
 
-def test_a_process_that_is_cut_off_ends_before_the_server_holds_it_for_crashed() -> None:
+def test_a_process_without_contact_ends_before_the_server_considers_it_crashed() -> None:
     assert worker.CONTACT_SECONDS == times.CONTACT < times.SILENCE - times.HEARTBEAT
     assert crashes.DELAY.total_seconds() == times.SUCCESSOR > 60
 

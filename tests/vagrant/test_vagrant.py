@@ -1,4 +1,4 @@
-"""`vagrant up`, to the end: converged, provisioned again, rebooted, destroyed. PROVIDER=docker|libvirt|virtualbox."""
+"""The life of a Vagrant machine: up, provision, reload, destroy. PROVIDER=docker|libvirt|virtualbox."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests import limits
 
 ROOT = Path(__file__).parents[2]
 PROVIDER = os.environ.get("PROVIDER", "docker")
-# Vagrant asks another one where it is installed, also for a machine that is not there.
+# Vagrant uses another provider if that is installed, even for a machine that does not exist.
 ENVIRONMENT = {**os.environ, "VAGRANT_DEFAULT_PROVIDER": PROVIDER}
 
 
@@ -38,14 +38,14 @@ def run(*command: str) -> str:
 
 
 def status() -> dict[str, Any]:
-    """Return what `make status` knows."""
+    """Return the report of `make status`."""
     report: dict[str, Any] = json.loads(run("make", "status", "JSON=1", "INVENTORY=inventory/vagrant"))
     return report
 
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[str]:
-    """Return what the first `vagrant up` printed; afterwards the machine is gone."""
+    """Return the output of the first `vagrant up`; destroy the machine at the end."""
     run("vagrant", "destroy", "--force")
     try:
         yield run("vagrant", "up", "--provider", PROVIDER)
@@ -76,14 +76,14 @@ def test_after_a_reboot_it_is_well_by_itself() -> None:
     before = status()["rows"]
     run("vagrant", "reload", "--no-provision")
     limits.wait_until(
-        lambda: status()["well"], "it is well again", limits.EMULATED if PROVIDER == "libvirt" else limits.START
+        lambda: status()["well"], "the status is well", limits.EMULATED if PROVIDER == "libvirt" else limits.START
     )
     assert status()["rows"] == before
 
 
 @pytest.mark.usefixtures("up")
 def test_destroyed_it_leaves_nothing() -> None:
-    """But the operator's secrets."""
+    """Only the operator's secrets are kept."""
     run("vagrant", "destroy", "--force")
     shown = run("vagrant", "status", "--machine-readable")
     assert re.search(r",biocirv,state,(not_created|host_state_unknown|preparing)", shown), shown

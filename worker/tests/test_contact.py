@@ -1,4 +1,4 @@
-"""Flow runs are ended for want of contact, and for nothing else, however long the worker sees to something else."""
+"""A flow run is ended if the worker has lost contact with the API, not if the worker is merely busy."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,12 +16,12 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Running
 
 CONTACT_SECONDS = 0.3
-# When the test gives up waiting, far above what a busy machine needs.
+# Timeout of the test, far above what a busy machine needs.
 GIVE_UP_SECONDS = 300
 
 
 class Client:
-    """Stands in for Prefect's: it answers the worker's fence, or not, and nothing else for an hour."""
+    """Fake of Prefect's client: it optionally answers the worker's fence, and blocks every other call for an hour."""
 
     def __init__(self, *, answers: bool) -> None:
         self._answers = answers
@@ -45,13 +45,13 @@ def test_a_long_look_at_crashes_is_no_loss_of_contact(
     async def get_client() -> AsyncIterator[Client]:
         yield client
 
-    async def see_to(*_: object, **__: object) -> None:
+    async def reconcile(*_: object, **__: object) -> None:
         cared.set()
         await anyio.sleep(3600)
 
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setattr(worker, "get_client", get_client)
-    monkeypatch.setattr(crashes.Crashes, "see_to", see_to)
+    monkeypatch.setattr(crashes.Crashes, "reconcile", reconcile)
     monkeypatch.setattr(worker, "CONTACT_SECONDS", CONTACT_SECONDS)
     monkeypatch.setattr(worker, "_FENCE_SECONDS", CONTACT_SECONDS / 10)
     subject = worker.Worker(forks=False, crash_retries=1, pool="pool", name="worker")
@@ -59,7 +59,7 @@ def test_a_long_look_at_crashes_is_no_loss_of_contact(
     subject._attempts[uuid4()] = attempt
 
     async def look() -> None:
-        """Go on for several times the longest silence, and until what has to happen has."""
+        """Run for several times the contact limit, and until the expected events have happened."""
         with anyio.fail_after(GIVE_UP_SECONDS):
             async with anyio.create_task_group() as group:
                 group.start_soon(subject.watch, Peers(tmp_path))
@@ -81,7 +81,7 @@ def test_a_long_look_at_crashes_is_no_loss_of_contact(
 def test_a_flow_run_that_says_itself_why_it_crashed_goes_on_saying_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Also where its process is still there, and is ended."""
+    """The state message is kept even if the process still exists and is terminated."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     subject = worker.Worker(forks=False, crash_retries=1, pool="pool", name="worker")
     crashed = FlowRun(flow_id=uuid4(), state=Crashed(message="Out of room"))

@@ -1,4 +1,4 @@
-"""What the worker sees to when a server answers now and then: nothing that it could not do is held for done."""
+"""Crash handling with a server that answers intermittently: a failed step is retried, never considered done."""
 
 import time
 from typing import Any
@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 
 
 class Server:
-    """Stands in for Prefect's client: it has three crashed flow runs, and refuses once to run the second again."""
+    """Fake of Prefect's client: it has three crashed flow runs, and the first retry of the second one fails."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs = [FlowRun(flow_id=uuid4()) for _ in range(3)]
@@ -22,7 +22,7 @@ class Server:
         monkeypatch.setattr(crashes, "_end_children", self._end_children)
 
     async def read_flow_runs(self, *, flow_run_filter: Any, work_pool_filter: Any) -> list[FlowRun]:  # noqa: ANN401 - Prefect's
-        """Return those that crashed; none is under way."""
+        """Return the crashed flow runs; none is running."""
         del work_pool_filter
         return self.runs if flow_run_filter.end_time else []
 
@@ -37,12 +37,12 @@ class Server:
 
 
 def look(seen: crashes.Crashes, server: Any) -> None:  # noqa: ANN401 - it stands in
-    """Let the worker look once."""
-    anyio.run(seen.see_to, server, set())
+    """Run one pass of the worker's crash handling."""
+    anyio.run(seen.reconcile, server, set())
 
 
 def test_what_failed_on_the_way_is_done_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what was done is not done again."""
+    """Steps that succeeded are not repeated."""
     server = Server(monkeypatch)
     seen = crashes.Crashes("worker", "pool", 1)
     look(seen, server)
@@ -53,8 +53,8 @@ def test_what_failed_on_the_way_is_done_the_next_time(monkeypatch: pytest.Monkey
     assert server.again == [run.id for run in server.runs]
 
 
-def test_what_completes_though_it_was_held_for_crashed_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of which the server has not heard lives on until its worker ends it."""
+def test_a_run_that_completes_after_it_was_considered_crashed_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without heartbeats lives until its worker terminates it, and its flow run can still complete."""
     server = Server(monkeypatch)
     completed, *crashed = server.runs
     server.refused.clear()
@@ -64,7 +64,7 @@ def test_what_completes_though_it_was_held_for_crashed_is_not_run_again(monkeypa
     server.runs = crashed
     look(seen, server)
     assert server.again == [run.id for run in crashed]
-    # One that crashes after all is looked at twice, like any other.
+    # If it does crash later, it is retried on the second pass, like any other flow run.
     server.runs = [completed, *crashed]
     look(seen, server)
     assert completed.id not in server.again
@@ -73,7 +73,7 @@ def test_what_completes_though_it_was_held_for_crashed_is_not_run_again(monkeypa
 
 
 def test_children_are_ended_also_after_a_long_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the server was away for as long as they were to be looked for; afterwards they are left alone."""
+    """The server was unreachable for the whole period in which children are searched; they are ended once."""
     server = Server(monkeypatch)
     server.runs = server.runs[:1]
     seen = crashes.Crashes("worker", "pool", 1)

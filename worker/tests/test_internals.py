@@ -1,4 +1,4 @@
-"""What the worker uses of Prefect without Prefect promising it: a newer Prefect passes here before it is locked."""
+"""The private parts of Prefect that the worker uses: a newer Prefect must pass these tests before it is locked."""
 
 import ast
 import graphlib
@@ -33,12 +33,12 @@ from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
 
 PACKAGE = Path(biocirv_worker.__file__).parent
-# When the test gives up waiting, far above what a busy machine needs.
+# Timeout of the test, far above what a busy machine needs.
 GIVE_UP_SECONDS = 300
 
 
 def imports(path: Path) -> set[str]:
-    """Return the modules, and what is taken from them, that a file imports, wherever in it."""
+    """Return the modules and names that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
@@ -67,7 +67,7 @@ def test_its_modules_form_no_circle() -> None:
     for name, path in names.items():
         found = [f"{module}." for module in imports(path)]
         needs[name] = {used for used in names if any(module.startswith(f"{used}.") for module in found)}
-        # What contains a module is imported before it, and needs nothing itself.
+        # A package is imported before its modules, and has no dependencies of its own.
         needs[name] -= {name, "biocirv_worker", "biocirv_worker.internals"}
     order = list(graphlib.TopologicalSorter(needs).static_order())
     assert "biocirv_worker.worker" in order
@@ -94,7 +94,7 @@ def test_it_can_be_called_as_the_worker_does(function: Callable[..., Any], posit
 
 @pytest.mark.parametrize("protocol", [ProcessStarter, FlowRunHookRunner])
 def test_it_finds_what_it_calls_on_the_worker_s_side(protocol: type) -> None:
-    """Prefect's executor starts a process, and runs hooks, by these methods and no others."""
+    """These are the only methods by which Prefect's executor starts a process and runs hooks."""
     wanted = {name for name, member in vars(protocol).items() if inspect.isfunction(member) and name[0] != "_"}
     assert wanted
     for name in wanted:
@@ -140,7 +140,7 @@ def test_prefect_s_worker_has_what_ours_reads(attribute: str) -> None:
 
 
 def test_events_of_task_runs_are_kept_with_their_flow_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the file they are as they are sent; others are not kept."""
+    """The file holds them exactly as they are sent; other events are not kept."""
     flow_run, sent = str(uuid4()), []
     monkeypatch.setattr(EventsWorker, "send", lambda _, item: sent.append(item))
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", flow_run)

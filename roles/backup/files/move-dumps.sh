@@ -1,5 +1,5 @@
 #!/bin/sh
-# Moves dumps out of the directory that they were fetched to into the one above it, and removes the former.
+# Moves dumps from the directory that they were fetched to into its parent directory, and removes the emptied directory.
 # Arguments: the directory; the names of the dumps.
 set -eu
 directory=$1

@@ -1,4 +1,4 @@
-"""Filter that makes of a password what PostgreSQL keeps of it, so that the password itself never reaches the server."""
+"""Filter that computes PostgreSQL's verifier of a password, so that the password itself is never sent to the server."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
-# PostgreSQL's own number; a generated password needs no more.
+# PostgreSQL's default; sufficient for a generated password.
 ITERATIONS = 4096
 
 
 def scram_sha_256(password: str, role: str) -> str:
-    """Return the verifier of a role's password, as pg_authid.rolpassword holds it (RFC 5802, RFC 7677).
+    """Return the SCRAM verifier of a role's password, in the format of pg_authid.rolpassword (RFC 5802, RFC 7677).
 
-    The salt is made of password and role: the same password gives the same verifier, which can be compared.
-    Only ASCII is taken, of which SASLprep changes nothing.
+    The salt is derived from password and role, so that the same password always gives the same verifier to compare.
+    Only accepts ASCII, which SASLprep does not change.
     """
     if not (password and password.isascii() and password.isprintable()):
         raise ValueError(f"the password of {role} must be of printable ASCII characters")
@@ -28,7 +28,7 @@ def scram_sha_256(password: str, role: str) -> str:
 
 
 class FilterModule:
-    """What Ansible asks for."""
+    """Filters of this file, as Ansible loads them."""
 
     def filters(self) -> dict[str, Callable[[str, str], str]]:
         """Return the filter by its name."""

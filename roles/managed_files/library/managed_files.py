@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module that brings several files to what they should be, in one remote command."""
+"""Ansible module that writes and removes several files with one remote command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: managed_files
-short_description: Bring several files to what they should be
+short_description: Write and remove several files
 description:
-  - Writes those that differ in content, owner or mode, each as a whole or not at all; removes those without content.
-  - Creates their directories. A copy task for each file would do the same in two to five remote commands.
+  - Writes files that differ in content, owner or mode, each atomically; removes files without content.
+  - Creates missing directories. A copy task would take two to five remote commands for each file.
 options:
   files:
     type: list
@@ -28,16 +28,16 @@ options:
     description: The files, and symbolic links.
     suboptions:
       path: {type: path, required: true, description: Path on the host.}
-      content: {type: str, description: What the file holds.}
-      secret: {type: str, description: What the file holds; neither output nor diff shows it.}
-      link: {type: path, description: What it points to, where it is a symbolic link.}
-      owner: {type: str, default: root, description: Its owner; the group is the one of the same name.}
-      mode: {type: str, default: "0644", description: Its mode, in octal.}
+      content: {type: str, description: Content of the file.}
+      secret: {type: str, description: Content of the file, not shown in output or diff.}
+      link: {type: path, description: Target of the symbolic link.}
+      owner: {type: str, default: root, description: Owner; the group has the same name.}
+      mode: {type: str, default: "0644", description: Mode, in octal.}
   directories:
     type: list
     elements: path
     default: []
-    description: Directories that hold nothing but these files; others in them are removed.
+    description: Directories that may hold only these files; all other files in them are removed.
 """
 RETURN = r"""
 written: {type: list, elements: str, returned: always, description: Paths that were written or removed.}
@@ -53,12 +53,12 @@ FILE_OPTIONS = {
 }
 
 
-# Content, owner, group and mode of a file; what a symbolic link points to; or None of neither.
+# Content, owner, group and mode of a file; the target of a symbolic link; or None if neither exists.
 State = tuple[bytes, str, str, str] | Path | None
 
 
 def present(path: Path) -> State:
-    """Return what is there."""
+    """Return the present state of a path."""
     try:
         if path.is_symlink():
             return path.readlink()
@@ -70,7 +70,7 @@ def present(path: Path) -> State:
 
 
 def owners(status: os.stat_result) -> tuple[str, str]:
-    """Return the names of a file's owner and group; none for an account that is there no longer."""
+    """Return the names of a file's owner and group; empty for an account that no longer exists."""
     try:
         return pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
     except KeyError:
@@ -78,7 +78,7 @@ def owners(status: os.stat_result) -> tuple[str, str]:
 
 
 def wanted(file: dict[str, Any]) -> State:
-    """Return what should be there."""
+    """Return the wanted state of a path."""
     if file["link"] is not None:
         return Path(file["link"])
     content = file["content"] if file["secret"] is None else file["secret"]
@@ -86,7 +86,7 @@ def wanted(file: dict[str, Any]) -> State:
 
 
 def change(path: Path, state: State) -> None:
-    """Bring a path to a state in one step."""
+    """Change a path to a state atomically."""
     if state is None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -105,7 +105,7 @@ def change(path: Path, state: State) -> None:
 
 
 def write(path: Path, content: bytes, owner: str, mode: str) -> None:
-    """Put a file in place in one step, so that nobody ever reads half of it, or reads it before it is protected."""
+    """Write a file atomically: no process can read half of it, or read it before its mode is set."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -120,7 +120,7 @@ def write(path: Path, content: bytes, owner: str, mode: str) -> None:
 
 
 def difference(file: dict[str, Any], before: State, after: State) -> dict[str, str]:
-    """Return what --diff shows of a file."""
+    """Return what --diff shows for a file."""
 
     def shown(state: State) -> str:
         if state is None or file["secret"] is not None or "stranger" in file:
@@ -147,7 +147,7 @@ def main() -> None:
     written, differences = [], []
     known = {file["path"] for file in module.params["files"]} | set(module.params["directories"])
     strangers = [
-        # What it holds may be a secret.
+        # The content may be a secret.
         {"path": str(path), "content": None, "secret": None, "link": None, "stranger": True}
         for directory in module.params["directories"]
         for path in sorted(Path(directory).glob("*"))

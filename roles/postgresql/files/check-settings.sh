@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads settings as PostgreSQL's server does, and prints what it says against them. Takes the lines of a configuration file on its
+# Validates settings with the PostgreSQL server's own parser, and prints its errors. Reads the lines of a configuration file from
 # standard input. Arguments: the directory of PostgreSQL's programs; the cluster's data directory. Run as postgres.
 set -eu
 programs=$1 data=$2

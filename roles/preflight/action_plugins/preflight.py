@@ -1,4 +1,4 @@
-"""Action that finds everything about a host and its inventory that would stop a converge, and changes nothing."""
+"""Action that finds all problems of a host and its inventory that would make a converge fail; changes nothing."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ansible.plugins.action import ActionBase
 
 SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
 GROUPS = ("database", "prefect_server", "prefect_worker")
-# Groups that have one host, and why.
+# Groups that must have exactly one host, each with the reason.
 SINGLE = {
     "database": "there is one primary",
     "prefect_server": "without Redis each of them would schedule every run and fire every automation",
 }
 
-# Roles that playbooks and other roles include with arguments: no inventory sets their variables.
+# Roles that playbooks and other roles include with arguments; inventories do not set their variables.
 INTERNAL = ("activation", "audit", "managed_files", "prefect_runs", "secrets", "status", "systemd_unit")
 
 # The entry point whose variables an inventory must set.
 INVENTORY = "preflight (inventory)"
 
-# What the roles ask of a host's facts; more would take longer.
+# The facts that the roles use; gathering more would take longer.
 FACTS = ["!all", "!min", "distribution", "platform", "python", "service_mgr"]
 
-# One remote command for what facts do not tell: `df` sees an overlay root, which the mounts fact leaves out. What a
-# host is known to have, no role need ask for, which would take half a second each time.
+# One remote command for values that are not in the facts: `df` sees an overlay root, which the mounts fact omits. It
+# also saves the roles queries of installed packages and accounts, each of which would take half a second.
 PROBE = """
 awk '/^MemTotal/ {print "memory", int($2 / 1024)}' /proc/meminfo
 df -Pm /opt /var | awk 'NR == 2 {print "/opt", $4} NR == 3 {print "/var", $4}'
@@ -43,7 +43,7 @@ getent passwd | awk -F: '{print "account", $1 ":" $6 ":" $7}'
 ls /etc/postgresql/*/main/postgresql.conf 2>/dev/null | awk -F/ '{print "cluster", $4}'
 readlink /etc/localtime | sed -n 's,.*/zoneinfo/,timezone ,p'
 """
-# Those lines of which there may be any number, as facts.
+# Lines that may occur any number of times, and the facts that hold them.
 LISTS = {
     "package": "installed_packages",
     "account": "accounts",
@@ -53,10 +53,10 @@ LISTS = {
 
 
 def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """Return what PROBE printed: its numbers by their names, and what a host has, by the names of the facts."""
+    """Parse the output of PROBE: return its numbers by name, and its lists by the names of the facts."""
     numbers: dict[str, int] = {}
     lists: dict[str, list[str]] = {fact: [] for fact in LISTS.values()}
-    # On a slow host, what ssh and sudo print to log in leaves an empty line before them.
+    # On a slow host, output of ssh and sudo at login can leave an empty line before the others.
     for name, value in (line.split(maxsplit=1) for line in lines if line.strip()):
         if name in LISTS:
             lists[LISTS[name]].append(value)
@@ -66,9 +66,9 @@ def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str
 
 
 def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[str]:
-    """Return what is wrong with the groups of an inventory.
+    """Return the problems of an inventory's groups.
 
-    groups: name -> hosts, as Ansible's magic variable; own: names that the operator declared as theirs.
+    groups: name -> hosts, as Ansible's magic variable; own: additional groups that the operator declared.
     """
     problems = []
     known = {*GROUPS, *own, "all", "ungrouped"}
@@ -91,7 +91,7 @@ def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[
 
 
 def name_problems(names: Iterable[str], known: set[str], roles: Iterable[str]) -> list[str]:
-    """Return which variables are named as a role's, and are none: what they say would have no effect.
+    """Return the variables that have a role's prefix but are not in its argument specs, and so have no effect.
 
     names: those of all variables; known: those of the roles' argument specs; roles: the roles' names.
     """
@@ -105,9 +105,9 @@ def name_problems(names: Iterable[str], known: set[str], roles: Iterable[str]) -
 
 
 def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Mapping[str, int]) -> list[str]:
-    """Return what is wrong with a host.
+    """Return the problems of a host.
 
-    facts: Ansible's, without prefix; probe: what PROBE printed, in MB; limits: least `memory` and `disk`, in MB.
+    facts: Ansible's, without prefix; probe: numbers of PROBE, in MB; limits: least `memory` and `disk`, in MB.
     """
     problems = []
     system = (facts.get("distribution", "unknown"), str(facts.get("distribution_major_version", "")))
@@ -132,7 +132,7 @@ def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Ma
 
 
 def file_problems(files: Mapping[str, str]) -> list[str]:
-    """Return which files of the controller cannot be read: name of whatever asks for one -> path."""
+    """Return the files of the controller that cannot be read: name of the variable -> path."""
     return [
         f"{name}: {path} is not there, or is no file: correct the path, which is one of the machine that runs Ansible."
         for name, path in files.items()
@@ -141,7 +141,7 @@ def file_problems(files: Mapping[str, str]) -> list[str]:
 
 
 def value_problems(url: object, encryption_key: object) -> list[str]:
-    """Return what is wrong with prefect_api_url and prefect_encryption_key; None, no value, is told elsewhere."""
+    """Return the problems of prefect_api_url and prefect_encryption_key; None (no value) is reported elsewhere."""
     problems = []
     if url is not None and not re.fullmatch(r"https://[^/]+/api", str(url)):
         problems.append(f"prefect_api_url is {url}: it must be https://<name>/api, or https://<name>:<port>/api.")
@@ -153,7 +153,7 @@ def value_problems(url: object, encryption_key: object) -> list[str]:
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
     """Return the options that an inventory may set, by "role" or "role (inventory)"; those of INVENTORY first.
 
-    What further entry points of a role take besides is given by whoever includes them.
+    Options of further entry points are set by the tasks that include them, not by an inventory.
     """
     specs: dict[str, dict[str, Any]] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
@@ -163,12 +163,12 @@ def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
             specs[f"{role} (inventory)"] = entries["inventory"]["options"]
         if role not in INTERNAL:
             specs[role] = entries["main"].get("options", {})
-    # First what an operator writes: a role's variable that is made of it repeats its errors.
+    # The operator's variables come first: a role's variable that is derived from one repeats its errors.
     return dict(sorted(specs.items(), key=lambda item: item[0] != INVENTORY))
 
 
-class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
-    """Fails with the list of all problems found; sets the host's facts.
+class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hints
+    """Fail with the list of all problems found; set the host's facts.
 
     Takes `roles`, the directory whose argument specs are checked, `unreachable_advice`, and `other_problems`, which
     roles found themselves.
@@ -182,12 +182,12 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         try:
-            # Not through a module: the command module does nothing in check mode.
+            # Not a module call: the command module does nothing in check mode.
             shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(PROBE)}")
         except AnsibleError as error:
-            # A connection refused, or no program to make one with.
+            # The connection was refused, or the program to connect with is missing.
             shell = {"rc": 255, "stderr": str(error)}
-        # The Docker connection reports a container that is not there as a command that failed.
+        # The Docker connection reports a missing container as a failed command.
         if shell["rc"] != 0:
             advice = self._task.args["unreachable_advice"]
             return {**result, "failed": True, "msg": f"The host cannot be reached: {advice}", "stderr": shell["stderr"]}
@@ -233,14 +233,14 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         return result
 
     def value(self, name: str, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a variable
-        """Return a variable's value; None where it has none, or cannot be templated, which variable_problems tells."""
+        """Return a variable's value; None if it has none or cannot be templated, which variable_problems reports."""
         try:
             return self._templar.template(variables.get(name))
         except AnsibleError:
             return None
 
     def variable_problems(self, specs: Mapping[str, dict[str, Any]], variables: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the variables of an inventory: missing, of a wrong type, or not templatable."""
+        """Return the problems of an inventory's variables: missing, of a wrong type, or not templatable."""
         problems = []
         untemplatable: set[str] = set()
         told: set[str] = set()
@@ -251,12 +251,12 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
                     value = self._templar.template(variables.get(name))
                 except AnsibleError as error:
                     untemplatable.add(name)
-                    # A wired variable repeats the problem of the operator's variable that it is made of.
+                    # A wired variable repeats the problem of the operator's variable that it is derived from.
                     if str(error) not in told and not any(own in str(error) for own in specs[INVENTORY]):
                         problems.append(f"{name} (role {role}): {error}")
                     told.add(str(error))
                 else:
-                    # A variable without a value is one that is not set.
+                    # A variable without a value counts as not set.
                     if value is not None:
                         values[name] = value
             spec = {name: dict(option) for name, option in options.items() if name not in untemplatable}

@@ -1,7 +1,7 @@
-"""Build a release: its environment, its code, and as the last thing its manifest, without which it is not finished.
+"""Build a release: its environment, its code and finally its manifest. A release without a manifest is not finished.
 
-Run by the builder's Python, beside which uv lies. The only argument is a JSON file that says what to build; the role's
-``tasks/build.yml`` writes it. Exits with 1 and one reason when a step fails, and leaves nothing then.
+Run by the builder's Python, next to which uv is installed. The only argument is the specification, a JSON file that
+the role's ``tasks/build.yml`` writes. If a step fails, prints the reason, removes the partial release and exits with 1.
 """
 
 import json
@@ -19,20 +19,20 @@ LINKS = ("current", "candidate")
 
 
 class BuildError(Exception):
-    """A step failed, for a reason that is for people to read."""
+    """A step failed; the message is meant for the operator."""
 
 
 def main() -> int:
-    """Build what the specification says, unless it is built; return the exit code."""
+    """Build the specified release, unless it exists already; return the exit code."""
     specification_file = Path(sys.argv[1])
     if not specification_file.exists():
-        # Whoever held the lock before built it, and took the order away.
+        # The process that held the lock before has built it, and has removed the specification.
         specification_file.with_suffix(".tar.gz").unlink(missing_ok=True)
         return 0
     specification = json.loads(specification_file.read_text(encoding="utf-8"))
     release = Path(specification["release"])
     try:
-        # Who began in the background may have built it.
+        # A background build may have built it already.
         if not (release / "manifest.json").exists():
             build(specification, release)
     except BuildError as error:
@@ -46,7 +46,7 @@ def main() -> int:
 
 def build(specification: dict[str, Any], release: Path) -> None:
     """Build a release."""
-    # What a build that was cut off left.
+    # Remnants of an interrupted build.
     shutil.rmtree(release, ignore_errors=True)
     app, environment = release / "app", release / "env"
     app.mkdir(parents=True)
@@ -75,13 +75,13 @@ def build(specification: dict[str, Any], release: Path) -> None:
     fill(specification, app, environment)
     share_bytecode(release.parent.parent / "current/env", environment)
     for library in environment.glob("lib/python3.*"):
-        # What does not compile, such as a template, is nobody's concern.
+        # Files that do not compile, such as templates, do not matter.
         compiling: list[str | Path] = [environment / "bin/python", "-m", "compileall", "-qq", "-j", "0", library]
         subprocess.run(compiling, check=False, capture_output=True)
     run("Compiling the application", environment / "bin/python", "-m", "compileall", "-q", app)
 
     for name in LINKS:
-        # By the link that a unit runs from, so that its processes need not know which release it is.
+        # Paths go through the link that a unit uses, so that its processes do not depend on the release's path.
         place = str(release.parent.parent / name / "env")
         lines = {"PATH": f"{place}/bin:/usr/local/bin:/usr/bin:/bin"} | {
             variable: value.replace(str(environment), place) for variable, value in variables.items()
@@ -100,7 +100,7 @@ def build(specification: dict[str, Any], release: Path) -> None:
         "requires": requires,
         "built": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    # uv's locks, for one, are for everybody to write.
+    # Some files, such as uv's locks, are created writable for everyone.
     for path in release.rglob("*"):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~0o022)
@@ -111,14 +111,14 @@ def build(specification: dict[str, Any], release: Path) -> None:
 
 
 def link(path: Path, app: Path, directory: str, variable: str) -> None:
-    """Give a directory of the application the name under which units know it."""
+    """Link a directory of the application to the fixed name that units use."""
     if not (app / directory).is_dir():
         raise BuildError(f"The source has no directory {directory}: correct {variable} or release_source_paths.")
     path.symlink_to(Path("app") / directory)
 
 
 def conda_prefix(specification: dict[str, Any], app: Path, prefix: Path, record_file: Path) -> dict[str, Any]:
-    """Make a prefix of conda packages; return the record of what is in it."""
+    """Create a prefix of conda packages; return the record of its contents."""
     options = [option for channel in specification["channels"] for option in ("--channel", channel)]
     for original, mirror in specification["mirrors"].items():
         options += ["--mirror", f"{original}={mirror}"]
@@ -153,7 +153,7 @@ def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
     constraints = [option for name in specification["constraints"] for option in ("--constraint", app / name)]
     if specification["extra_requirements"]:
         run("Installing release_extra_requirements", *install, *constraints, *specification["extra_requirements"])
-    # uv carries the backend uv_build itself; others come from the index, and then without a hash.
+    # uv contains the backend uv_build; other backends are fetched from the index, without a hash.
     offline = [] if specification["build_backends_from_index"] else ["--offline"]
     for name in specification["packages"]:
         run(f"Installing the local package {name}", *install, *offline, "--no-deps", app / name)
@@ -161,7 +161,7 @@ def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
 
 
 def share_bytecode(earlier: Path, environment: Path) -> None:
-    """Take over what was compiled for an earlier environment of the very same files, which uv links to its cache."""
+    """Reuse bytecode of an earlier environment for identical files, which uv hard-links from its cache."""
     for compiled in earlier.glob("lib/python3.*/**/__pycache__/*.pyc"):
         place = environment / compiled.relative_to(earlier)
         source, new = (path.parent.parent / f"{path.name.partition('.')[0]}.py" for path in (compiled, place))
@@ -171,10 +171,10 @@ def share_bytecode(earlier: Path, environment: Path) -> None:
 
 
 def run(step: str, *command: str | Path, cwd: Path | None = None) -> str:
-    """Run a command; return what it printed.
+    """Run a command; return its output.
 
     Raises:
-        BuildError: it failed; the message names the step and holds the end of what the command said.
+        BuildError: the command failed; the message names the step and contains the end of the output.
 
     """
     environment = {**os.environ, "PREFECT_HOME": "/nonexistent"}

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes the builder's environment where it is not there, and builds a release in it.
-# Arguments: what to build, as build.py takes it; the builder's directory; its hashed requirements.
+# Creates the builder's environment if it does not exist, and builds a release in it.
+# Arguments: the specification for build.py; the builder's directory; the builder's hashed requirements.
 set -eu
 specification=$1 builder=$2 requirements=$3
 umask 022
 mkdir -p "$UV_CACHE_DIR"
 chmod 0700 "${UV_CACHE_DIR%/*}"
 
-# One build at a time; whoever waited for another one finds its work done.
+# Only one build at a time; a process that waited for another build finds its work done.
 exec 9>"${0%/*}/lock"
 flock 9
 

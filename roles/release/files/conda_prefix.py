@@ -1,6 +1,6 @@
-"""Make a release's Python from conda packages, as pixi would: from pixi.lock, or else by solving pixi.toml.
+"""Create a release's Python from conda packages, as pixi does: from pixi.lock, or else by solving pixi.toml.
 
-The builder's Python runs it, which has py-rattler, and uv beside it. A prefix is whole only where this ends with 0.
+Run by the builder's Python, which has py-rattler, and uv next to it. A prefix is complete only if this exits with 0.
 """
 
 import argparse
@@ -32,17 +32,17 @@ from rattler.networking import AuthenticationMiddleware, MirrorMiddleware, OciMi
 from rattler.shell import ActivationVariables, Shell, activate
 
 PLATFORM = str(rattler.Subdir.current())
-# What every shell has, and conda's notes to itself; a service gets its PATH from its unit.
+# Variables of every shell, and conda's internal ones. A service gets its PATH from its unit.
 NOT_RECORDED = re.compile(r"PATH|PS1|PWD|OLDPWD|SHLVL|_|CONDA_(?!PREFIX$).*")
 
 
-class Refused(Exception):  # noqa: N818 # it is not an error of this program
-    """What is wrong, where, and what to do about it."""
+class Refused(Exception):  # noqa: N818 # an error of the input, not of this program
+    """The input is refused; the message says what is wrong, where, and how to correct it."""
 
 
 @dataclass
 class Contents:
-    """What goes into a prefix, and the file that says so."""
+    """Packages of a prefix, and the file that specifies them."""
 
     source: Path
     conda: list[rattler.RepoDataRecord] = field(default_factory=list)
@@ -51,12 +51,12 @@ class Contents:
 
     @property
     def hashes(self) -> str:
-        """Where the hashes come from."""
+        """Source of the hashes."""
         return "pixi.lock" if self.source.name == "pixi.lock" else "the channel's index"
 
 
 def main() -> int:
-    """Make the prefix that the command line asks for; return the exit code."""
+    """Create the prefix that the command line specifies; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="holds pixi.lock or pixi.toml")
     parser.add_argument("--environment", required=True, metavar="NAME")
@@ -72,7 +72,7 @@ def main() -> int:
     except Refused as error:
         print(one_line(error), file=sys.stderr)
         return 1
-    except Exception as error:  # noqa: BLE001 # rattler's have no base of their own
+    except Exception as error:  # noqa: BLE001 # rattler's exceptions have no common base class
         print(one_line(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return 1
     return 0
@@ -101,7 +101,7 @@ async def make_prefix(arguments: argparse.Namespace) -> dict[str, object]:
     install_wheels(contents, prefix, arguments.cache / "uv", mirrors)
     for library in (prefix / "lib").glob("python3.*"):
         if not library.is_symlink():
-            # Whoever runs it cannot write there. What does not compile, such as a template, is nobody's concern.
+            # Services cannot write bytecode there. Files that do not compile, such as templates, do not matter.
             command = [str(prefix / "bin/python"), "-I", "-m", "compileall", "-qq", "-j", "0", str(library)]
             subprocess.run(command, check=False)
 
@@ -121,7 +121,7 @@ async def make_prefix(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def locked(lock: Path, name: str) -> Contents:
-    """Return what a lock file locks for an environment on this platform."""
+    """Return the packages that a lock file lists for an environment on this platform."""
     try:
         environments = dict(rattler.LockFile.from_path(lock).environments())
     except ParseCondaLockError as error:
@@ -153,15 +153,15 @@ def locked(lock: Path, name: str) -> Contents:
 
 
 def sha256_of(package: rattler.LockedPackage) -> str:
-    """Return a locked package's hash, or nothing."""
+    """Return a locked package's hash, or an empty string."""
     try:
         return ((package.hashes and package.hashes.sha256) or b"").hex()
-    except AttributeError:  # rattler wraps the hashes of a package that has none
+    except AttributeError:  # raised by rattler for a package without hashes
         return ""
 
 
 async def solved(manifest: Path, name: str, channels: list[str] | None, gateway: rattler.Gateway) -> Contents:
-    """Return what a manifest's environment asks for, solved for this host; its PyPI packages are not looked at."""
+    """Solve a manifest's environment for this host; return its packages. PyPI packages are ignored."""
     text = tomllib.loads(manifest.read_text(encoding="utf-8"))
     workspace = text.get("workspace") or text.get("project") or {}
     environments: dict[str, Any] = {"default": [], **text.get("environments", {})}
@@ -199,7 +199,7 @@ async def solved(manifest: Path, name: str, channels: list[str] | None, gateway:
 
 
 def dependencies(feature: dict[str, Any]) -> dict[str, Any]:
-    """Return a feature's dependencies on this platform: what is said of the narrowest target holds."""
+    """Return a feature's dependencies on this platform: the most specific target takes precedence."""
     found = dict(feature.get("dependencies", {}))
     for target in ("unix", "linux", PLATFORM):
         found |= feature.get("target", {}).get(target, {}).get("dependencies", {})
@@ -207,7 +207,7 @@ def dependencies(feature: dict[str, Any]) -> dict[str, Any]:
 
 
 def match_spec(manifest: Path, name: str, wanted: str | dict[str, Any]) -> rattler.MatchSpec:
-    """Return a dependency of a manifest as rattler takes it."""
+    """Convert a dependency of a manifest to rattler's type."""
     if isinstance(wanted, str):
         return rattler.MatchSpec(f"{name} {wanted}")
     if source := {"git", "path", "url"} & wanted.keys():
@@ -217,7 +217,7 @@ def match_spec(manifest: Path, name: str, wanted: str | dict[str, Any]) -> rattl
 
 
 def virtual_packages(contents: Contents) -> list[str]:
-    """Return what the packages ask of a host; refuse a host that is not like that."""
+    """Return the packages' requirements on a host; refuse a host that does not meet them."""
     host = {}
     for package in (detected.into_generic() for detected in rattler.VirtualPackage.detect()):
         version = str(package.version)
@@ -230,7 +230,7 @@ def virtual_packages(contents: Contents) -> list[str]:
             spec = rattler.MatchSpec(text)
             name = spec.name.normalized
             if name not in host and text not in record.depends:
-                continue  # a constraint on what this host does not have
+                continue  # a constraint on a feature that this host does not have
             needs.add(text)
             if name not in host or not spec.matches(host[name]):
                 has = (
@@ -246,7 +246,7 @@ def virtual_packages(contents: Contents) -> list[str]:
 
 
 def check_hashes(contents: Contents) -> None:
-    """Refuse packages without a hash, and those on disk whose hash is another: rattler checks what it downloads."""
+    """Refuse packages without a hash, and local files with another hash; rattler checks its downloads itself."""
     for record in contents.conda:
         url = urlsplit(record.url)
         if record.sha256 is None:
@@ -259,7 +259,7 @@ def check_hashes(contents: Contents) -> None:
 
 
 async def install_conda(contents: Contents, prefix: Path, cache: Path, client: rattler.Client) -> None:
-    """Download, verify and link the conda packages. What is in the cache already is verified too."""
+    """Download, verify and link the conda packages. Cached packages are verified too."""
     layer = rattler.PackageCacheLayer(cache).with_validation_mode(rattler.ValidationMode.full())
     try:
         await rattler.install(
@@ -272,14 +272,14 @@ async def install_conda(contents: Contents, prefix: Path, cache: Path, client: r
         )
     except InstallerError as error:
         package = re.search(r"failed to fetch (\S+)", str(error))
-        # A changed archive may break while it is unpacked, before its hash is known.
+        # Unpacking a modified archive may fail before its hash is known.
         if package and re.search(r"hash mismatch|Invalid checksum", str(error)):
             raise other_hash(package[1], contents) from None
         raise Refused(f"The conda packages cannot be installed; is a mirror needed? {error}") from None
 
 
 def install_wheels(contents: Contents, prefix: Path, cache: Path, mirrors: dict[str, str]) -> None:
-    """Download, verify and install the wheels beside conda's packages."""
+    """Download, verify and install the wheels, in addition to the conda packages."""
     if not contents.wheels:
         return
     if not (prefix / "bin/python").exists():
@@ -288,7 +288,7 @@ def install_wheels(contents: Contents, prefix: Path, cache: Path, mirrors: dict[
         for wheel in contents.wheels:
             requirements.write(f"{wheel['name']} @ {mirrored(wheel['url'], mirrors)} --hash=sha256:{wheel['sha256']}\n")
         requirements.flush()
-        # Not `uv pip sync`: it would remove the Python packages that conda installed.
+        # Not `uv pip sync`, which would remove the Python packages that conda installed.
         uv = Path(sys.executable).with_name("uv")
         command = [str(uv), "pip", "install", "--python", str(prefix / "bin/python"), "--cache-dir", str(cache)]
         command += ["--no-deps", "--no-build", "--require-hashes", "--compile-bytecode", "--system-certs", "--quiet"]
@@ -313,7 +313,7 @@ def activation(prefix: Path) -> dict[str, str]:
 
 
 def mirror(text: str) -> tuple[str, str]:
-    """Return an address and its mirror's."""
+    """Parse ORIGINAL=MIRROR; return both URLs."""
     original, equals, url = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text} is not ORIGINAL=MIRROR")
@@ -321,39 +321,39 @@ def mirror(text: str) -> tuple[str, str]:
 
 
 def mirrored(url: str, mirrors: dict[str, str]) -> str:
-    """Return where to fetch a file."""
+    """Return the URL to fetch a file from, with its mirror applied."""
     original = max((original for original in mirrors if url.startswith(original)), key=len, default="")
     return mirrors.get(original, "") + url.removeprefix(original)
 
 
 def file_name(url: str) -> str:
-    """Return the name of the file at an address."""
+    """Return the file name of a URL."""
     return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
 
 
 def one_line(error: object) -> str:
-    """Return an error in one line, without the branches that rattler and uv draw."""
+    """Return an error message as one line, without the tree symbols of rattler and uv."""
     return " ".join(re.sub(r"[^\w\s!-~]", " ", str(error)).split())
 
 
 def unknown(source: Path, name: str, environments: Iterable[str]) -> Refused:
-    """Return what to say of an environment that is not there."""
+    """Return the error for an environment that does not exist."""
     return Refused(f"{source} has no environment {name}: name one of {', '.join(sorted(environments))}")
 
 
 def no_platform(source: Path, name: str, platforms: Iterable[str]) -> Refused:
-    """Return what to say of a platform that is not there."""
+    """Return the error for a platform that an environment does not support."""
     there = ", ".join(sorted(platforms))
     return Refused(f"{source}: environment {name} is for {there}, this host is {PLATFORM}: add it to `platforms`")
 
 
 def no_hash(name: str, contents: Contents) -> Refused:
-    """Return what to say of a package that cannot be verified."""
+    """Return the error for a package that cannot be verified."""
     return Refused(f"{name}: it has no SHA-256 in {contents.hashes}: lock it from a channel or index that gives one")
 
 
 def other_hash(name: str, contents: Contents) -> Refused:
-    """Return what to say of a package that is another."""
+    """Return the error for a package whose hash differs."""
     return Refused(
         f"{name}: its SHA-256 is not the one in {contents.hashes}: it was damaged or replaced. Ask whoever runs the "
         "channel, index or mirror; lock anew only where the new file is meant"
@@ -364,4 +364,4 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # rattler's threads can abort an interpreter that ends as usual
+    os._exit(status)  # rattler's threads can abort an interpreter during a regular exit

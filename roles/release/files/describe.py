@@ -1,4 +1,4 @@
-"""Print what a release contains, as JSON: run by the release's own Python, in the directory of its alembic.ini."""
+"""Print the contents of a release as JSON: run by the release's own Python, in the directory of its alembic.ini."""
 
 import hashlib
 import importlib.metadata
@@ -12,8 +12,8 @@ from alembic.script import ScriptDirectory
 
 
 def main() -> None:
-    """Print it. The only argument is the name of alembic's configuration."""
-    # Prefect does not publish which revision its schema has. Where its layout changes, none is found, and the upgrade
+    """Print the JSON. The only argument is the name of alembic's configuration."""
+    # Prefect has no public interface for its schema's revision. If its layout changes, none is found, and the upgrade
     # runs at every converge.
     scripts = Path(prefect.__file__).parent / "server/database/_migrations"
     server = Config()
@@ -33,7 +33,7 @@ def main() -> None:
                 **schema("application", Config(sys.argv[1])),
                 **schema("prefect", server),
                 "prefect_version": importlib.metadata.version("prefect"),
-                # Where only the application's own packages differ, processes that do not hold them need no restart.
+                # If only the application's own packages change, processes that do not import them need no restart.
                 "environment": digest([sys.version, *sorted(installed), *sorted(conda_packages())]),
                 "modules": sorted(name.removesuffix(".py") for name in local),
             }
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def schema(name: str, config: Config) -> dict[str, list[str]]:
-    """Return the revisions that scripts lead to, and all that they know."""
+    """Return the head revisions of the scripts, and all revisions that they contain."""
     scripts = ScriptDirectory.from_config(config)
     revisions = [script.revision for script in scripts.walk_revisions()]
     return {f"{name}_schema": sorted(scripts.get_heads()), f"{name}_revisions": sorted(revisions)}

@@ -1,7 +1,7 @@
-"""Try a release before it serves: its packages import, and the flows that prefect.yaml names are there.
+"""Test a release before its activation: its packages can be imported, and the flows in prefect.yaml can be loaded.
 
-Run by the release's own Python, in its working directory, as an account that may not write there. Exits with 1 and a
-line for each thing that does not load.
+Run by the release's own Python, in its working directory, as an account without write permission. Prints one line for
+each module or flow that cannot be loaded, and then exits with 1.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from prefect.flows import load_flow_from_entrypoint
 
 
 def main() -> int:
-    """Try everything; return the exit code. The only argument is the release's manifest."""
+    """Run all tests; return the exit code. The only argument is the path of the release's manifest."""
     modules = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["modules"]
     problems = [problem for module in modules if (problem := failing_import(module))]
     try:
@@ -32,20 +32,20 @@ def main() -> int:
 
 
 def failing_import(module: str) -> str:
-    """Return why a module cannot be imported, or an empty string."""
+    """Return the reason why a module cannot be imported, or an empty string."""
     try:
         importlib.import_module(module)
-    except Exception as error:  # noqa: BLE001 - whatever code at module level may raise
+    except Exception as error:  # noqa: BLE001 - code at module level may raise any exception
         return f"{module} cannot be imported: {reason(error)}"
     return ""
 
 
 def failing_entrypoint(entrypoint: str) -> str:
-    """Return why a flow cannot be loaded, or an empty string."""
+    """Return the reason why a flow cannot be loaded, or an empty string."""
     try:
         load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
-    except Exception as error:  # noqa: BLE001 - whatever code at module level may raise
-        # Prefect wraps what the script raised.
+    except Exception as error:  # noqa: BLE001 - code at module level may raise any exception
+        # Prefect wraps the script's exception.
         return reason(error.__cause__ or getattr(error, "user_exc", None) or error)
     return ""
 

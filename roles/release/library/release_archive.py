@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module that packs a release with its environment into one file, and installs it elsewhere."""
+"""Ansible module that packs a release with its environment into one file, and installs such a file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: release_archive
-short_description: Pack, look into and install a release with its environment
+short_description: Pack, inspect and install a release with its environment
 description:
-  - The archive is a tar file of two members, the release's manifest and a tar file of its directory, compressed
-    by zstd. The former names the SHA-256 digest of the latter, which is checked whenever the archive is read.
-  - A digest finds what got lost on the way, not what somebody forged.
+  - The archive is a tar file with two members, the release's manifest and a tar file of its directory, compressed
+    by zstd. The manifest contains the SHA-256 digest of the latter, which is checked whenever the archive is read.
+  - The digest detects damage in transit, not forgery.
 options:
   archive: {type: path, required: true, description: The file.}
   state:
     type: str
     required: true
     choices: [packed, inspected, installed]
-    description: What to do; C(inspected) only reads and checks the archive, C(installed) removes it in the end.
-  releases: {type: path, description: Directory of the releases to pack from or to install below.}
-  id: {type: str, description: The release to pack.}
+    description: The wanted state; C(inspected) only reads and checks the archive, C(installed) removes it afterwards.
+  releases: {type: path, description: Directory of releases to pack from or to install to.}
+  id: {type: str, description: Id of the release to pack.}
 """
 RETURN = r"""
 manifest: {type: dict, returned: always, description: The release's manifest.}
@@ -42,7 +42,7 @@ CHUNK = 1 << 20
 
 
 class ArchiveError(Exception):
-    """The archive cannot be used, for a reason that is for people to read."""
+    """The archive cannot be used; the message is meant for the operator."""
 
 
 def pack(release: Path, archive: Path) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def pack(release: Path, archive: Path) -> dict[str, Any]:
     archive.parent.mkdir(parents=True, exist_ok=True)
     payload = archive.with_name(f".{archive.name}.files")
     command = ["tar", "--create", "--format=posix", f"--file={payload}", f"--directory={release}"]
-    # A fifth of gzip's time; more compression takes longer than what it saves on the way.
+    # Takes a fifth of gzip's time; stronger compression takes longer than it saves in transfer.
     command += ["--use-compress-program=zstd -1 --threads=0"]
-    # Times to the fraction of a second, and the owner that everything has on a host.
+    # Keeps fractions of seconds in times; all files of a release are owned by root.
     command += ["--pax-option=delete=atime,delete=ctime", "--owner=root:0", "--group=root:0", "."]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no input
     if done.returncode != 0:
@@ -68,7 +68,7 @@ def pack(release: Path, archive: Path) -> dict[str, Any]:
         outer.addfile(entry, io.BytesIO(description))
         outer.add(payload, arcname=PAYLOAD, filter=_root_owned)
     payload.unlink()
-    # Whoever fetches it is an ordinary user; the release itself may be read by all.
+    # An unprivileged user fetches the archive; the release itself is readable by everyone too.
     partial.chmod(0o644)
     partial.replace(archive)
     return manifest
@@ -81,7 +81,7 @@ def _root_owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def read(archive: Path, outer: tarfile.TarFile) -> tuple[dict[str, Any], tarfile.TarInfo]:
-    """Return manifest and payload of an open archive whose digest is right."""
+    """Verify the digest of an open archive; return its manifest and payload."""
     try:
         members = {member.name: member for member in outer}
         description = json.load(outer.extractfile(members["manifest.json"]) or io.BytesIO())
@@ -101,7 +101,7 @@ def read(archive: Path, outer: tarfile.TarFile) -> tuple[dict[str, Any], tarfile
 
 
 def install(archive: Path, outer: tarfile.TarFile, releases: Path) -> dict[str, Any]:
-    """Unpack an archive; the release is there as a whole or not at all."""
+    """Unpack an archive; the release is installed completely or not at all."""
     manifest, payload = read(archive, outer)
     if unmet := unmet_requirements(manifest["requires"]):
         raise ArchiveError(f"Release {manifest['id']} does not run on this host: {'; '.join(unmet)}.")
@@ -109,7 +109,7 @@ def install(archive: Path, outer: tarfile.TarFile, releases: Path) -> dict[str, 
     partial = releases / f".{manifest['id']}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o755)
-    # GNU tar refuses to write outside; tarfile does so only from Debian 12's next Python on.
+    # GNU tar refuses to write outside the directory; Python's tarfile only does so in versions newer than Debian 12's.
     command = ["tar", "--extract", "--zstd", "--same-permissions", "--directory", str(partial)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as unpacking:  # noqa: S603 - no input
         files = outer.extractfile(payload)
@@ -119,18 +119,18 @@ def install(archive: Path, outer: tarfile.TarFile, releases: Path) -> dict[str, 
         said = unpacking.stderr.read().decode(errors="replace")
     if unpacking.returncode != 0:
         raise ArchiveError(f"{archive} cannot be unpacked: {said.strip()}")
-    # On disk before its name is: a power cut leaves no release that only looks whole.
+    # Flushed to disk before the rename: a power failure must not leave a release that only seems complete.
     os.sync()
     target = releases / manifest["id"]
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
-    # In the same breath: a run that is cut off here finds the release installed, and would not come back for it.
+    # Removed immediately: a run after an interruption finds the release installed, and would not remove the archive.
     archive.unlink()
     return manifest
 
 
 def unmet_requirements(requires: dict[str, str]) -> list[str]:
-    """Return, in words, what a release needs of a host and this one has not."""
+    """Return the requirements of a release that this host does not meet, as text."""
     unmet = []
     if platform.machine() != requires["architecture"]:
         unmet.append(f"it is built for {requires['architecture']}, the host is {platform.machine()}")

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module that tells which releases a host has, and switches and prunes them."""
+"""Ansible module that lists, activates and prunes the releases of a host."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: release_state
-short_description: Tell which releases a host has, switch and prune them
+short_description: List, activate and prune the releases of a host
 description:
-  - Each link is replaced in one step, and the order of steps is such that a power cut between any two of them leaves a
-    host that serves one whole release, and that the next run brings to its end.
+  - Each link is replaced atomically, and the steps are ordered so that a power failure between any two of them leaves
+    one complete release active; the next run completes the remaining steps.
 options:
-  root: {type: path, required: true, description: Directory of releases and links.}
-  candidate: {type: str, description: Id of the release that C(candidate) points to from now on.}
-  serve: {type: str, description: Id of the release that C(current) points to from now on.}
+  root: {type: path, required: true, description: Directory with releases and links.}
+  candidate: {type: str, description: Id of the release to point C(candidate) to.}
+  serve: {type: str, description: Id of the release to activate by pointing C(current) to it.}
   failed:
     type: bool
     default: false
-    description: The release that serves now did not come up; it is no predecessor that one could go back to.
-  keep: {type: int, description: How many releases to keep; the one that serves and its predecessor always stay.}
+    description: The active release failed to start; do not record it as a predecessor to roll back to.
+  keep: {type: int, description: Number of releases to keep; the active one and its predecessor are never removed.}
 """
 RETURN = r"""
 releases: {type: dict, returned: always, description: Manifests of the finished releases by their ids.}
 candidate: {type: str, returned: always, description: Id of the release that was prepared last, or empty.}
-current: {type: str, returned: always, description: Id of the release that serves, or empty.}
-previous: {type: str, returned: always, description: Id of the one that served before, or empty.}
-served: {type: dict, returned: always, description: Until when releases served, and with which configuration.}
-configuration: {type: str, returned: always, description: Digest of the configuration that services have now.}
+current: {type: str, returned: always, description: Id of the active release, or empty.}
+previous: {type: str, returned: always, description: Id of the release that was active before, or empty.}
+served: {type: dict, returned: always, description: When releases ceased to be active, and their configuration.}
+configuration: {type: str, returned: always, description: Digest of the present configuration of services.}
 pruned: {type: list, elements: str, returned: always, description: Ids of the releases that were removed.}
 """
 
-# What services read beside the release: a rollback does not bring it back, so that it is remembered which one it was.
+# Configuration that services read besides the release. A rollback does not restore it, so its digest is recorded.
 CONFIGURATION = ("/etc/biocirv/prefect-server.env", "/etc/biocirv/prefect-worker.env")
 
 
@@ -55,7 +55,7 @@ class Releases:
         """Return the manifests of all finished releases; one that is not finished has none."""
         files = sorted((self._root / "releases").glob("*/manifest.json"))
         manifests = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
-        # What an earlier version of this role built is laid out differently, and cannot serve the units of this one.
+        # Releases built by an earlier version of this role have another layout, and do not work with the present units.
         return {name: manifest for name, manifest in manifests.items() if "environment" in manifest}
 
     def linked(self, link: str) -> str:
@@ -64,33 +64,33 @@ class Releases:
         return path.readlink().name if path.is_symlink() else ""
 
     def served(self) -> dict[str, dict[str, str]]:
-        """Return what was noted of each release when another took over."""
+        """Return the record of each release, written when another release was activated."""
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in self._served.glob("*.json")}
 
     def previous(self) -> str:
-        """Return the id of the release that served last before the one that serves, or an empty string."""
+        """Return the id of the release that was active before the present one, or an empty string."""
         finished, current = self.manifests(), self.linked("current")
         ended = {note["until"]: name for name, note in self.served().items() if name in finished and name != current}
         return ended[max(ended)] if ended else ""
 
     def serve(self, release: str, environment: str, *, failed: bool) -> None:
-        """Let `current` point to a release; unless the one before failed, remember it."""
+        """Point `current` to a release; record the one before, unless it failed."""
         before = self.linked("current")
         if before not in ("", release) and not failed:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._write(self._served / f"{before}.json", json.dumps({"configuration": configuration(), "until": now}))
         self.link("current", release)
-        # Services compare its age with their own: those that hold Python in memory restart when it changes.
+        # Services compare the age of this file with their own: those with Python in memory restart when it changes.
         if self.environment() != environment:
             self._write(self._root / "environment", environment)
 
     def environment(self) -> str:
-        """Return the digest of the environment that services were last told to use."""
+        """Return the digest of the environment of the last activated release."""
         path = self._root / "environment"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def link(self, name: str, release: str) -> None:
-        """Point a link to a release, in one step."""
+        """Point a link to a release, atomically."""
         if self.linked(name) == release:
             return
         partial = self._root / f".{name}.partial"
@@ -100,7 +100,7 @@ class Releases:
         _sync(self._root)
 
     def superfluous(self, keep: int) -> list[str]:
-        """Return the ids of those that are neither linked to, in use, nor among the newest by building or serving."""
+        """Return the ids of releases that are not linked, not in use, and not among the newest by build or use."""
         linked = [self.linked("current"), self.linked("candidate"), self.previous(), *self.in_use()]
         served = self.served()
         ages = {
@@ -111,10 +111,10 @@ class Releases:
         return [name for name in newest[keep:] if name not in linked]
 
     def in_use(self) -> set[str]:
-        """Return the ids of those whose Python runs: that of a worker whose flow runs have not ended."""
+        """Return the ids of releases with running processes, such as a worker whose flow runs have not ended."""
         found = set()
         for process in Path("/proc").glob("[0-9]*"):
-            # It may have ended meanwhile.
+            # The process may have ended meanwhile.
             with suppress(FileNotFoundError, ProcessLookupError):
                 program = Path((process / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace"))
                 if program.is_relative_to(self._root / "releases"):
@@ -122,7 +122,7 @@ class Releases:
         return found
 
     def remove(self, release: str) -> None:
-        """Remove a release; the manifest goes first, so that half of one is none."""
+        """Remove a release; its manifest is removed first, so that a partial release does not count as finished."""
         path = self._root / "releases" / release
         (path / "manifest.json").unlink()
         shutil.rmtree(path)
@@ -139,7 +139,7 @@ class Releases:
 
 
 def configuration() -> str:
-    """Return a digest of what services read beside the release."""
+    """Return a digest of the configuration that services read in addition to the release."""
     digest = hashlib.sha256()
     for path in map(Path, CONFIGURATION):
         digest.update(path.read_bytes() if path.exists() else b"")
@@ -167,7 +167,7 @@ def main() -> None:
     releases = Releases(Path(module.params["root"]))
     candidate, serve, keep = module.params["candidate"], module.params["serve"], module.params["keep"]
     manifests = releases.manifests()
-    # In check mode the release that would serve may not be there.
+    # In check mode, the release to activate may not exist.
     if not module.check_mode and (missing := {candidate, serve} - {None, *manifests}):
         module.fail_json(msg=f"There is no finished release {missing.pop()} below {module.params['root']}/releases.")
     environment = manifests.get(serve, {}).get("environment", "")

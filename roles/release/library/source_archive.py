@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module that packs source files into an archive whose digest depends on nothing but their contents."""
+"""Ansible module that packs source files into an archive whose digest depends only on their contents."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ module: source_archive
 short_description: Pack source files reproducibly
 description:
   - Packs files into a gzipped tar archive named by the SHA-256 digest of its uncompressed contents.
-  - Times, owners and the order of files on disk do not count; names, contents and the executable bit do.
+  - The digest ignores times, owners and the order of files on disk; it includes names, contents and the executable bit.
 options:
-  source: {type: path, required: true, description: Directory that holds the files.}
+  source: {type: path, required: true, description: Directory with the files.}
   paths: {type: list, elements: str, required: true, description: Files and directories below it.}
   dest: {type: path, required: true, description: Directory for the archive; it is a cache, so check mode fills it too.}
 """
 RETURN = r"""
 digest: {type: str, returned: always, description: SHA-256 of the contents, in hexadecimal.}
 archive: {type: str, returned: always, description: Path of the archive.}
-revision: {type: str, returned: always, description: What git calls the state of the source; empty without git.}
+revision: {type: str, returned: always, description: Commit of the source according to git; empty without git.}
 """
 
-# What tools leave in a source tree: not source.
+# Files that tools create in a source tree, which are not source.
 LEFTOVERS = ("__pycache__", ".git", ".mypy_cache", ".pixi", ".pytest_cache", ".ruff_cache", ".venv")
 
 
@@ -50,7 +50,7 @@ def source_files(source: Path, paths: list[str]) -> list[Path]:
 
 
 def pack(source: Path, files: list[Path]) -> bytes:
-    """Return a tar archive of the files, the same for the same contents."""
+    """Return a reproducible tar archive of the files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in files:

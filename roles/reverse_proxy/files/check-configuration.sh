@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads a configuration as nginx does, and prints what it says against it. Takes it on its standard input. Run as root.
+# Validates a configuration with nginx, and prints its errors. Reads the configuration from standard input. Run as root.
 set -eu
 file=$(mktemp)
 trap 'rm -f "$file"' EXIT

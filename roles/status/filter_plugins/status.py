@@ -1,4 +1,4 @@
-"""The filter status_report: makes of what hosts, API and database were asked one answer to "is it well?"."""
+"""The filter status_report: combines the answers of hosts, API and database into one report on the platform's state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# From when on a disk, in percent, or a certificate is a problem.
+# Limits above which a disk (percent), or below which a certificate, is reported as a problem.
 DISK_PERCENT = 90
 CERTIFICATE = timedelta(days=14)
 
@@ -15,7 +15,7 @@ Report = dict[str, Any]
 
 
 def status_report(asked: dict[str, Any]) -> Report:
-    """Return the report that ``make status`` shows, and prints as JSON.
+    """Return the report that ``make status`` shows, as text or JSON.
 
     ``asked`` holds ``now`` (ISO 8601), ``url``, ``server`` (a host), and ``hosts``: by name what was registered of
     ``services``, ``health``, ``disks``, ``errors`` and ``release``, and a ``failure``. Further what was registered of
@@ -44,7 +44,7 @@ def status_report(asked: dict[str, Any]) -> Report:
             {"host": host, "line": line}
             for host, found in asked["hosts"].items()
             for line in found["errors"].get("stdout_lines", [])
-            # What follows the first line of a message is indented.
+            # Continuation lines of a message are indented.
             if not line.startswith(" ")
         ],
     }
@@ -139,7 +139,7 @@ def _unreachable(asked: dict[str, Any]) -> Iterator[str]:
 
 
 def _unhealthy(asked: dict[str, Any]) -> Iterator[str]:
-    """Yield what answers over HTTP, and not as a service that is well does."""
+    """Yield the services whose health URL answers with an error."""
     for host, found in asked["hosts"].items():
         for result in found["health"]:
             if not 200 <= result.get("status", -1) < 300:
@@ -184,7 +184,7 @@ def _other_releases(report: Report, releases: dict[str, Any]) -> Iterator[str]:
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Filters of this file, as Ansible loads them."""
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by their names."""

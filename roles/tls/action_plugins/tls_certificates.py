@@ -14,10 +14,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-# Hosts of these names would have the authority's or the ACME account's key for theirs.
+# Names that a host must not have: its key would be the file of the authority's or the ACME account's key.
 TAKEN = ("ca", "acme-account")
 
-# A provided certificate with less left than this is a problem: nothing but its owner renews it. Days.
+# A provided certificate with fewer days left than this is a problem, because only its owner can renew it. Days.
 LEAST_DAYS = 14
 
 
@@ -30,7 +30,7 @@ class Lifetimes(NamedTuple):
 
 
 def name_of(text: str) -> x509.GeneralName:
-    """Return a name or address as certificates hold it; names beyond ASCII in punycode."""
+    """Return a name or address as it appears in certificates; names beyond ASCII in punycode."""
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
@@ -38,13 +38,13 @@ def name_of(text: str) -> x509.GeneralName:
 
 
 def alternative_names(names: Iterable[str]) -> list[str]:
-    """Return names as community.crypto takes them, without duplicates: `DNS:db` or `IP:192.0.2.1`."""
+    """Return names in the format of community.crypto, without duplicates: `DNS:db` or `IP:192.0.2.1`."""
     kinds = {x509.DNSName: "DNS", x509.IPAddress: "IP"}
     return list(dict.fromkeys(f"{kinds[type(name)]}:{name.value}" for name in map(name_of, names)))
 
 
 def held_names(certificate: x509.Certificate) -> set[x509.GeneralName]:
-    """Return the names and addresses that a certificate holds."""
+    """Return the names and addresses in a certificate."""
     try:
         held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -55,13 +55,13 @@ def held_names(certificate: x509.Certificate) -> set[x509.GeneralName]:
 def holds(certificate: x509.Certificate, text: str) -> bool:
     """Return whether clients accept a certificate for this name or address."""
     name, held = name_of(text), held_names(certificate)
-    # A wildcard stands for one label, the first.
+    # A wildcard matches exactly one label, the first.
     wildcard = {x509.DNSName(f"*.{name.value.partition('.')[2]}")} if isinstance(name, x509.DNSName) else set()
     return not held.isdisjoint({name} | wildcard)
 
 
 def read_certificates(path: Path) -> tuple[list[x509.Certificate], str]:
-    """Return a PEM file's certificates, and what is wrong with the file (empty: nothing)."""
+    """Return a PEM file's certificates, and the file's problem (or an empty string)."""
     try:
         return x509.load_pem_x509_certificates(path.read_bytes()), ""
     except OSError as error:
@@ -71,7 +71,7 @@ def read_certificates(path: Path) -> tuple[list[x509.Certificate], str]:
 
 
 def read_key(path: Path) -> tuple[bytes | None, str]:
-    """Return the public half of a PEM file's private key, and what is wrong with the file (empty: nothing)."""
+    """Return the public key of a PEM file's private key, and the file's problem (or an empty string)."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
@@ -91,7 +91,7 @@ def public_key(certificate: x509.Certificate) -> bytes:
 def verifies(leaf: x509.Certificate, between: list[x509.Certificate], authorities: list[x509.Certificate]) -> bool:
     """Return whether a chain of signatures leads from a certificate to an authority.
 
-    Only authorities may issue; a certificate that is trusted as it is needs none. cryptography's own verifier asks for
+    Only authorities may issue; a certificate that is itself trusted needs none. cryptography's own verifier requires
     more, and refuses authorities of organisations that PostgreSQL and nginx accept.
     """
 
@@ -104,7 +104,7 @@ def verifies(leaf: x509.Certificate, between: list[x509.Certificate], authoritie
 
     if leaf in authorities or any(issued(leaf, authority) for authority in authorities):
         return True
-    # Each once, so that it ends.
+    # Each certificate is used only once, so that the loop ends.
     return any(
         issued(leaf, issuer) and verifies(issuer, between[:index] + between[index + 1 :], authorities)
         for index, issuer in enumerate(between)
@@ -112,7 +112,7 @@ def verifies(leaf: x509.Certificate, between: list[x509.Certificate], authoritie
 
 
 def period_problems(path: Path, certificate: x509.Certificate, now: datetime) -> list[str]:
-    """Return what is wrong with the period for which a provided certificate is valid."""
+    """Return the problems of a provided certificate's period of validity."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     what = f"{path} ({certificate.subject.rfc4514_string()})"
     if now < begin:
@@ -125,9 +125,9 @@ def period_problems(path: Path, certificate: x509.Certificate, now: datetime) ->
 
 
 def provided_problems(directory: Path, host: str, names: Iterable[str] | None, now: datetime) -> list[str]:
-    """Return what is wrong with the files that an operator provides.
+    """Return the problems of the files that an operator provides.
 
-    names: names and addresses that the certificate must hold, None for any; now: with a time zone.
+    names: names and addresses that the certificate must contain, None for any; now: with a time zone.
     """
     authority, own = directory / "ca.crt", directory / f"{host}.crt"
     authorities, authority_problem = read_certificates(authority)
@@ -157,9 +157,9 @@ def provided_problems(directory: Path, host: str, names: Iterable[str] | None, n
 
 
 def authority_problems(directory: Path) -> list[str]:
-    """Return why the inventory's own authority cannot issue.
+    """Return the reasons why the inventory's own authority cannot issue certificates.
 
-    A new key would be another authority, while hosts and people go on trusting the one that is there.
+    A new key would be a different authority, while hosts and users still trust the present one.
     """
     path, certificate = directory / "ca.key", directory / "ca.crt"
     restore = f"restore the key, or remove {directory} to make a new authority with all certificates."
@@ -175,7 +175,7 @@ def authority_problems(directory: Path) -> list[str]:
 
 
 def lifetime_problems(lifetimes: Lifetimes) -> list[str]:
-    """Return which lifetimes contradict each other."""
+    """Return the contradictions between the configured lifetimes."""
     problems = []
     if lifetimes.renewal_days >= lifetimes.days:
         problems.append("tls_renewal_days must be less than tls_days, or each converge would renew every certificate.")
@@ -187,9 +187,9 @@ def lifetime_problems(lifetimes: Lifetimes) -> list[str]:
 def certificate_problems(
     directory: Path, host: str, names: Iterable[str] | None, mode: str, now: datetime
 ) -> list[str]:
-    """Return what is wrong with the files of the controller that a host's TLS needs, and that no converge can mend.
+    """Return the problems of a host's TLS files on the controller that a converge cannot correct.
 
-    names: names and addresses that the certificate must hold, None for any; mode: tls_mode; now: with a time zone.
+    names: names and addresses that the certificate must contain, None for any; mode: tls_mode; now: with a time zone.
     """
     if host in TAKEN:
         return [f"no host can be named {host!r}: {host}.key in {directory} is another key's file. Rename the host."]
@@ -197,7 +197,7 @@ def certificate_problems(
 
 
 def ends_soon(certificate: x509.Certificate, days: int, now: datetime) -> str:
-    """Return that a certificate has fewer days left than these, or nothing."""
+    """Return a message if a certificate has fewer days left than these, or an empty string."""
     end = certificate.not_valid_after_utc
     return f"it ends on {end:%Y-%m-%d}, in fewer than {days} days" if end - now < timedelta(days=days) else ""
 
@@ -205,14 +205,14 @@ def ends_soon(certificate: x509.Certificate, days: int, now: datetime) -> str:
 def authority_reason(
     directory: Path, lifetimes: Lifetimes, now: datetime
 ) -> tuple[str, x509.Certificate | None, list[dict[str, str]]]:
-    """Return why the authority's certificate must be issued (or nothing), the one there is, and its subject."""
+    """Return why the authority's certificate must be issued (or an empty string), the present one, and its subject."""
     if not (directory / "ca.key").exists():
         return "there is none", None, []
     certificates, problem = read_certificates(directory / "ca.crt")
     if problem:
         return "it is missing, or cannot be read", None, []
     subject = [{attribute.oid.dotted_string: str(attribute.value)} for attribute in certificates[0].subject]
-    # A host's certificate that is issued today must not outlive its authority.
+    # A host's certificate issued today must not outlive the authority's.
     return ends_soon(certificates[0], lifetimes.days + lifetimes.renewal_days, now), certificates[0], subject
 
 
@@ -224,7 +224,7 @@ def certificate_reason(
     lifetimes: Lifetimes,
     now: datetime,
 ) -> str:
-    """Return why a host's certificate must be issued, or nothing."""
+    """Return why a host's certificate must be issued, or an empty string."""
     certificates, problem = read_certificates(directory / f"{host}.crt")
     if problem:
         return "it is missing, or cannot be read"
@@ -245,7 +245,7 @@ def certificate_reason(
 
 
 def wrong_modes(directory: Path, host: str) -> list[dict[str, str]]:
-    """Return the files whose mode is not what it should be, each with its right one."""
+    """Return the files whose mode is wrong, each with the correct mode."""
     right = {
         directory: 0o700,
         directory / "ca.key": 0o600,
@@ -260,12 +260,12 @@ def wrong_modes(directory: Path, host: str) -> list[dict[str, str]]:
     ]
 
 
-class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
-    """Returns `problems`, which only a person can solve, and why certificates must be issued.
+class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hints
+    """Return `problems`, which need an operator, and the reasons why certificates must be issued.
 
-    Reads the role's variables by itself, because preflight reports also where some of them cannot be templated. With
-    `report: true` it only returns; otherwise a problem is a failure, and in check mode it reports as its own the change
-    that the next tasks would make. `authority` and `certificate` say why each must be issued (empty: it need not).
+    Reads the role's variables itself, because preflight must report even if some of them cannot be templated. With
+    `report: true` it only reports; otherwise it fails on a problem, and in check mode it reports the change
+    that the next tasks would make. `authority` and `certificate` give the reason why each must be issued, or are empty.
     """
 
     _requires_connection = False
@@ -325,7 +325,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible carries no types
         }
 
     def value(self, name: str, variables: dict[str, Any]) -> Any:  # noqa: ANN401 - a variable
-        """Return a variable's value; None where it has none, or cannot be templated, which preflight reports."""
+        """Return a variable's value; None if it has none or cannot be templated, which preflight reports."""
         try:
             return self._templar.template(variables.get(name))
         except AnsibleError:

@@ -1,1 +1,1 @@
-"""What biocirv_db holds: its tables, and how to reach them."""
+"""The tables of biocirv_db, and the connection to it."""

@@ -1,4 +1,4 @@
-"""How to reach biocirv_db: the one place that reads the connection settings."""
+"""The connection to biocirv_db: the only module that reads the connection settings."""
 
 import os
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ class SettingsError(Exception):
 def database_url(environment: Mapping[str, str] = os.environ) -> URL:
     """Return the URL of biocirv_db, always with the psycopg2 driver.
 
-    ``DATABASE_URL`` decides. Where it is unset or empty the URL is composed from ``POSTGRES_HOST``,
+    ``DATABASE_URL`` takes precedence. If it is unset or empty, the URL is composed from ``POSTGRES_HOST``,
     ``POSTGRES_USER``, ``POSTGRES_PASSWORD``, ``POSTGRES_DB`` and ``POSTGRES_PORT`` (5432 if unset).
     libpq's options go into the URL's query (``?sslmode=verify-full``), or into its own variables
-    (``PGSSLMODE``); a connection attempt ends after 10 s unless ``connect_timeout`` says otherwise.
+    (``PGSSLMODE``); a connection attempt times out after 10 s unless ``connect_timeout`` is set.
 
     Raises:
-        SettingsError: a variable is missing, or holds no PostgreSQL URL or port.
+        SettingsError: a variable is missing, or is not a valid PostgreSQL URL or port.
 
     """
     url = _given_url(environment["DATABASE_URL"]) if environment.get("DATABASE_URL") else _composed_url(environment)
     if "connect_timeout" not in url.query and "PGCONNECT_TIMEOUT" not in environment:
         url = url.update_query_dict({"connect_timeout": _CONNECT_TIMEOUT_SECONDS})
-    # Bare "postgresql://" names another driver from one SQLAlchemy release to the next.
+    # The default driver of a bare "postgresql://" depends on the SQLAlchemy release.
     return url.set(drivername="postgresql+psycopg2")
 
 
@@ -43,7 +43,7 @@ def engine_from_environment() -> Engine:
 
 
 def _given_url(value: str) -> URL:
-    # The value is not repeated, neither here nor by a cause: it holds a password.
+    # Neither the message nor a chained exception may repeat the value: it contains a password.
     try:
         url = make_url(value)
     except (ArgumentError, ValueError):

@@ -1,8 +1,8 @@
 """The tables of biocirv_db, as SQLAlchemy declarative models.
 
 Convention: a column ``x_key`` holds the case-folded text of the column ``x``, which keeps the spelling that people see.
-A table that is loaded from worksheets has exactly one unique constraint beside its primary key: its natural key, by
-which a load finds out whether a row is already there.
+A table that is loaded from worksheets has exactly one unique constraint besides its primary key: its natural key, by
+which a load determines whether a row already exists.
 """
 
 from datetime import date, datetime
@@ -28,10 +28,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """The declarative base: its metadata is what migrations are compared with."""
+    """The declarative base; migrations are compared with its metadata."""
 
-    # Without a convention PostgreSQL and alembic invent different names, and a constraint
-    # that has no known name cannot be dropped by a later migration.
+    # Without a convention PostgreSQL and alembic generate different names, and a migration can drop a constraint only
+    # by its name.
     metadata = MetaData(
         naming_convention={
             "pk": "pk_%(table_name)s",
@@ -44,7 +44,7 @@ class Base(DeclarativeBase):
 
 
 class Record(Base):
-    """What a flow loads from worksheets."""
+    """A row that a flow loads from worksheets."""
 
     __abstract__ = True
 
@@ -54,13 +54,13 @@ class Record(Base):
 
 
 class NamedRecord(Record):
-    """A record that others refer to by its name; two spellings that differ only in case are one name."""
+    """A record that other records refer to by its name; names are compared without regard to case."""
 
     __abstract__ = True
 
     name: Mapped[str] = mapped_column(Text, sort_order=-1)
-    # Computed by whoever writes the row: PostgreSQL's lower() depends on the database's locale and does not fold as
-    # Unicode says.
+    # The writer of the row computes it: PostgreSQL's lower() depends on the database's locale and is not Unicode case
+    # folding.
     name_key: Mapped[str] = mapped_column(Text, unique=True, sort_order=-1)
 
 
@@ -102,7 +102,7 @@ class Experiment(NamedRecord):
 
 
 class Observation(Record):
-    """A measured value, as it was typed: ``value`` is exact, in ``unit``; no unit is a unit of its own."""
+    """A measured value as typed: ``value`` is exact, in ``unit``; a null unit counts as a distinct unit."""
 
     __tablename__ = "observation"
     __table_args__ = (
@@ -129,9 +129,9 @@ class Observation(Record):
 
 
 class EtlRun(Base):
-    """What a flow run did with the rows that it read; all counts are rows of worksheets.
+    """The accounting of a flow run; all counts are rows of worksheets.
 
-    Of a run that is running or failed nothing is in the database, and all counts are 0.
+    A run that is running or failed has loaded nothing into the database, and all its counts are 0.
     """
 
     __tablename__ = "etl_run"
@@ -146,7 +146,7 @@ class EtlRun(Base):
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     flow: Mapped[str] = mapped_column(Text)
-    # Prefect's id; a run outside Prefect has none.
+    # Prefect's id; null for a run outside Prefect.
     flow_run_id: Mapped[UUID | None] = mapped_column(unique=True)
     status: Mapped[str] = mapped_column(Text)
     message: Mapped[str | None] = mapped_column(Text)
@@ -162,8 +162,8 @@ class EtlRun(Base):
 class RejectedRow(Base):
     """A worksheet's row that was not loaded, and why.
 
-    ``row_number`` is what a spreadsheet shows; ``column_name`` and ``value`` are those of the first problem, and are
-    null where the row as a whole is the problem; ``reason`` names all of them.
+    ``row_number`` is as a spreadsheet shows it; ``column_name`` and ``value`` are those of the first problem, and are
+    null if the problem is the row as a whole; ``reason`` names all problems.
     """
 
     __tablename__ = "rejected_row"

@@ -1,1 +1,1 @@
-"""Lab and field data on its way from spreadsheets into biocirv_db."""
+"""The ETL pipeline, which loads lab and field data from spreadsheets into biocirv_db."""

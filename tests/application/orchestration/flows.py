@@ -14,7 +14,7 @@ from soil_survey.report import farthest
 
 @flow(name="soil-survey")
 def survey() -> State[Any]:
-    """Load ``SOIL_SITES`` (sites.csv if unset); a laboratory's credentials, ``SOIL_CREDENTIALS``, have to be there."""
+    """Load ``SOIL_SITES`` (default: sites.csv); requires a laboratory's credentials in ``SOIL_CREDENTIALS``."""
     try:
         account = _account()
         records = read(Path(os.environ.get("SOIL_SITES") or "sites.csv"))
@@ -27,7 +27,7 @@ def survey() -> State[Any]:
 
 @flow(name="soil-report")
 def report() -> State[Any]:
-    """Say how far apart the two farthest sites are."""
+    """Report the distance of the two sites that are farthest apart."""
     try:
         with engine().connect() as connection:
             found = farthest(connection)
@@ -47,5 +47,5 @@ def _account() -> str:
         return str(json.loads(Path(path).read_text(encoding="utf-8"))["account"])
     except OSError as error:
         raise SettingsError(f"SOIL_CREDENTIALS: {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):  # whose messages would show what is secret
+    except (ValueError, KeyError, TypeError):  # their messages would show secrets
         raise SettingsError(f"SOIL_CREDENTIALS: {path} is not a JSON object with an account") from None

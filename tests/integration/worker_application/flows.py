@@ -1,4 +1,4 @@
-"""Flows of the worker's tests: they note what they are, and wait until they are told to go on."""
+"""Flows of the worker's tests: they write notes about themselves, and wait until the test creates a file `go`."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.events.worker import EventsWorker
 from prefect.flows import Flow
 
-# After so long nobody will say "go" any more.
+# The test must have ended by then.
 _WAIT_SECONDS = 300 * float(os.environ.get("TEST_SLOWNESS", "1"))
 
 
@@ -22,7 +22,7 @@ def _wait(notes: str) -> None:
     deadline = time.monotonic() + _WAIT_SECONDS
     while not Path(notes, "go").exists():
         if time.monotonic() > deadline:
-            raise TimeoutError("Nobody let this flow run go on")
+            raise TimeoutError("The test did not create the file `go`")
         time.sleep(0.1)
 
 
@@ -38,7 +38,7 @@ def cancelled(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> Non
 
 @flow
 def report(notes: str) -> None:
-    """Note what this process holds, and held."""
+    """Note the state of this process, now and right after the fork."""
     note(
         notes,
         "report",
@@ -52,14 +52,14 @@ def report(notes: str) -> None:
 
 @flow(on_crashed=[crashed], on_cancellation=[cancelled])
 def waits(notes: str) -> None:
-    """Wait to be told to go on."""
+    """Wait for the file `go`."""
     note(notes, "waits")
     _wait(notes)
 
 
 @flow
 def ignores_sigterm(notes: str) -> None:
-    """Wait, and do not end when asked to."""
+    """Wait for the file `go`, and ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note(notes, "ignores")
     _wait(notes)
@@ -67,7 +67,7 @@ def ignores_sigterm(notes: str) -> None:
 
 @task(cache_policy=NO_CACHE)
 def part(notes: str) -> None:
-    """Wait to be told to go on."""
+    """Wait for the file `go`, as a task."""
     note(notes, "part")
     _wait(notes)
 
@@ -80,7 +80,7 @@ def child(notes: str) -> None:
 
 @flow
 def unheard(notes: str) -> None:
-    """Run a task, whose events get no further than this process, as when that is killed before it has sent them."""
+    """Run a task whose events are not sent, as when the process is killed before it sends them."""
 
     async def lose(self: EventsWorker, event: object) -> None:  # noqa: ARG001 - as Prefect calls it
         note(notes, "lost")

@@ -1,4 +1,4 @@
-"""What a process holds; imported before the fork, it also looks at once after it."""
+"""Inspects the state of a process; imported before the fork, it also does so right after it."""
 
 import asyncio
 import gc
@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import httpx
 
-# Alike in all flow runs whose process has this module from the one that forks.
+# Equal in all flow runs that inherit this module from the process that forks.
 TOKEN = str(uuid4())
 IMPORTED_BY = os.getpid()
 
-# What was there when the flow run's own code began.
+# The state when the flow run's own code began.
 at_start: dict[str, object] = {}
 
 _PREFECT_THREADS = ("APILogWorker", "EventsWorker", "EventLoopThread")
@@ -51,20 +51,20 @@ def parent() -> dict[str, object]:
 
 
 def _descriptors() -> list[str]:
-    """Return what is open beyond standard input, output and error, and is no plain file."""
+    """Return the open descriptors except standard input, output, error and regular files."""
     found = []
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
             target = str(descriptor.readlink())
         except FileNotFoundError:
-            continue  # the one that lists them
+            continue  # the descriptor that lists them
         if int(descriptor.name) > 2 and not target.startswith("/"):
             found.append(target.partition(":[")[0])
     return sorted(found)
 
 
 def _look_before_the_flow_run() -> None:
-    """Have the worker's fork look before it calls Prefect's engine."""
+    """Make the worker's fork inspect itself before it calls Prefect's engine."""
     module = sys.modules.get("biocirv_worker.flow_run")
     if module is None:
         return
@@ -74,7 +74,7 @@ def _look_before_the_flow_run() -> None:
         at_start.update(look())
         main()
 
-    # A fork is told the function's name.
+    # A fork gets the function by its name.
     look_and_run.__module__, look_and_run.__qualname__ = main.__module__, main.__qualname__
     module.main = look_and_run  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""What a test's flows and hooks tell it: a JSON file for each note, in a directory that their parameter names."""
+"""Notes of flows and hooks for their test: JSON files in a directory that is passed as a parameter."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from uuid import uuid4
 
 
 def note(directory: str, kind: str, **content: object) -> None:
-    """Note what happened, and in which process."""
+    """Write a note about what happened, and in which process."""
     path = Path(directory, f"{kind}-{uuid4()}")
     path.write_text(json.dumps({"pid": os.getpid(), "ppid": os.getppid(), **content}), encoding="utf-8")
-    # Whoever reads it finds it whole.
+    # Rename, so that a reader never sees a partial file.
     path.rename(f"{path}.json")
 
 

@@ -15,28 +15,28 @@ HOSTS = ("db.example.org", "prefect.example.org", *WORKERS)
 
 
 def test_hosts_are_reached_as_an_ordinary_user(inventory: "Inventory") -> None:
-    """Who becomes root by sudo, on a connection that is ssh's."""
+    """The connection uses ssh, and the user becomes root with sudo."""
     for name in HOSTS:
         host = inventory.host_named(name)
         assert host.check_output("echo $SUDO_USER; id --user --name").split() == ["admin", "root"]
-        # sshd of this host is one of the shell's parents.
+        # sshd on this host is an ancestor of the shell.
         assert host.check_output("pgrep --count sshd") != "0"
     assert "StrictHostKeyChecking=yes" in os.environ["ANSIBLE_SSH_COMMON_ARGS"]
 
 
 def test_a_host_with_another_key_is_not_talked_to(inventory: "Inventory", tmp_path: Path) -> None:
-    """As when somebody else answers at its address; nothing is changed on any host."""
+    """A wrong host key, as with another machine at the same address, changes nothing on any host."""
     options = os.environ["ANSIBLE_SSH_COMMON_ARGS"]
     (known,) = re.findall(r"UserKnownHostsFile=(\S+)", options)
     addresses, keys = zip(
         *(line.split(" ", 1) for line in Path(known).read_text(encoding="utf-8").splitlines()), strict=True
     )
     others = tmp_path / "known_hosts"
-    # Each has the key of its neighbour.
+    # Swap the keys of the hosts.
     others.write_text(
         "".join(f"{address} {key}\n" for address, key in zip(addresses, (*keys[1:], keys[0]), strict=True))
     )
-    # A connection that is open already would know who is there.
+    # An open ssh connection would be reused without a check of the key.
     changed = f"{options.replace(known, str(others))} -o ControlPath=none"
 
     refused = inventory.playbook("site.yml", ANSIBLE_SSH_COMMON_ARGS=changed)
@@ -47,7 +47,7 @@ def test_a_host_with_another_key_is_not_talked_to(inventory: "Inventory", tmp_pa
 
 
 def test_each_host_has_only_what_is_its(inventory: "Inventory") -> None:
-    """Packages, and ports that other hosts reach."""
+    """Each host has only the packages and open ports of its services."""
     listening = {}
     for name in HOSTS:
         shown = inventory.host_named(name).check_output("ss --no-header --listening --tcp --numeric")
@@ -68,7 +68,7 @@ def test_each_host_has_only_what_is_its(inventory: "Inventory") -> None:
 @pytest.mark.disruptive
 @pytest.mark.parametrize("name", WORKERS)
 def test_each_worker_runs_the_master_flow(inventory: "Inventory", name: str) -> None:
-    """Alone, while the other one is stopped."""
+    """It runs it alone, while the other worker is stopped."""
     (other,) = (inventory.host_named(each) for each in WORKERS if each != name)
     other.check_output("systemctl stop prefect-worker")
     try:

@@ -1,4 +1,4 @@
-"""Another application, in an environment of conda packages, as hosts.yml describes it and nothing else."""
+"""Another application in an environment of conda packages, configured by hosts.yml alone."""
 
 import json
 import os
@@ -22,18 +22,18 @@ PYTHON = "/opt/biocirv/current/env/bin/python"
 
 
 def record(server: Host) -> dict[str, list[dict[str, str]]]:
-    """Return what the release that serves noted of its conda prefix."""
+    """Return the active release's record of its conda prefix."""
     noted: dict[str, list[dict[str, str]]] = json.loads(server.file("/opt/biocirv/current/conda.json").content_string)
     return noted
 
 
 def current(server: Host) -> str:
-    """Return the id of the release that serves."""
+    """Return the id of the active release."""
     return Path(server.file("/opt/biocirv/current").linked_to).name
 
 
 def normal(name: str) -> str:
-    """Return a package's name as indexes compare it."""
+    """Return a package's normalized name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -49,7 +49,7 @@ def run_flow(inventory: "Inventory", deployment: str) -> subprocess.CompletedPro
 
 
 def test_the_environment_is_what_the_lock_names(server: Host) -> None:
-    """All of it, and nothing else but the application's own packages."""
+    """It has all locked packages, and beyond them only the application's own."""
     text = (WORK / "application/pixi.lock").read_text(encoding="utf-8")
     conda = {Path(url).name for url in re.findall(r"(?m)^- conda: (\S+)$", text)}
     wheels = re.findall(r"(?m)^- pypi: (\S+\.whl)\n", text)
@@ -65,12 +65,12 @@ def test_the_environment_is_what_the_lock_names(server: Host) -> None:
 
 
 def test_server_and_worker_run_out_of_the_prefix(server: Host) -> None:
-    """On its Python, not on the distribution's, with the variables that conda would set."""
+    """They use its Python, not the distribution's, with the variables that conda would set."""
     code = "import sys, sysconfig; print(sys.prefix, sysconfig.get_path('stdlib'))"
     prefix, library = server.check_output(f'{PYTHON} -c "{code}"').split()
     assert prefix == f"/opt/biocirv/releases/{current(server)}/env" or prefix == "/opt/biocirv/current/env"
     assert library.startswith(prefix)
-    # The server by the link; a worker stays with the release that it began with.
+    # The server uses the link; a worker stays with its initial release.
     begins = {"prefect-server": "/opt/biocirv/current", "prefect-worker": f"/opt/biocirv/releases/{current(server)}"}
     for unit, begin in begins.items():
         pid = server.check_output(f"systemctl show --property=MainPID --value {unit}")
@@ -84,7 +84,7 @@ def test_server_and_worker_run_out_of_the_prefix(server: Host) -> None:
 
 
 def test_its_flows_load_and_ask_its_database(inventory: "Inventory", database: Host) -> None:
-    """With PostGIS, its credentials and the file that was placed in its working directory."""
+    """They use PostGIS, the credentials, and the file that was placed in the working directory."""
     for deployment, message in (
         ("soil-survey/survey-nightly", r"10 sites \(\d+ new\), 20 horizons \(\d+ new\), for soil-laboratory"),
         ("soil-survey/survey-nightly", r"10 sites \(0 new\), 20 horizons \(0 new\), for soil-laboratory"),
@@ -102,7 +102,7 @@ def test_its_flows_load_and_ask_its_database(inventory: "Inventory", database: H
 
 
 def test_status_shows_the_runs_of_its_own_flow(inventory: "Inventory", tmp_path: Path) -> None:
-    """Not those of another application."""
+    """The status does not show flows of other applications."""
     ran = inventory.playbook("playbooks/run_etl.yml")
     assert ran.returncode == 0, ran.stdout
     file = tmp_path / "status.json"
@@ -113,7 +113,7 @@ def test_status_shows_the_runs_of_its_own_flow(inventory: "Inventory", tmp_path:
 
 
 def test_what_the_inventory_asks_for_is_there(server: Host, database: Host) -> None:
-    """Extension, role, packages, files, work pool and the command after registering."""
+    """The extension, role, packages, files and work pool exist, and the command after registration has run."""
     query = 'runuser --user postgres -- psql -AtX {} -c "{}"'
     assert (
         database.check_output(query.format("biocirv_db", "SELECT 1 FROM pg_extension WHERE extname = 'postgis'")) == "1"
@@ -137,7 +137,7 @@ def _tampered_package(server: Host) -> str:
 
 def _tampered_wheel(server: Host) -> str:
     lock(server, WHEEL)
-    # Another wheel, and a sound one.
+    # A valid wheel, but not the locked one.
     code = f"import zipfile; zipfile.ZipFile('/srv/channel/wheels/{WHEEL}', 'a').writestr('example_wheel/evil.py', '')"
     server.check_output(f'python3 -c "{code}"')
     return r"example_wheel-1\.0-py3-none-any\.whl: its SHA-256 is not the one in pixi\.lock"
@@ -150,7 +150,7 @@ def _newer_glibc(server: Host) -> str:
 
 @pytest.fixture
 def channel(server: Host) -> Iterator[None]:
-    """Let a test spoil the channel, and what hosts hold of it in their caches."""
+    """Allow a test to damage the channel; restore it afterwards, and empty the hosts' caches before."""
     server.check_output("cp --archive /srv/channel /srv/good")
     server.check_output("rm -rf /opt/biocirv/cache")
     yield
@@ -160,9 +160,9 @@ def channel(server: Host) -> Iterator[None]:
 @pytest.mark.usefixtures("channel")
 @pytest.mark.parametrize("spoil", [_tampered_package, _tampered_wheel, _newer_glibc])
 def test_what_is_not_as_locked_is_refused(inventory: "Inventory", server: Host, spoil: Callable[[Host], str]) -> None:
-    """With the file's name, or in words; what served goes on."""
+    """The message names the file or the reason, and the active release stays active."""
     before = current(server)
-    # A file more, so that it is a release that is not there yet.
+    # An additional file makes it a new release.
     note = WORK / "application/samples/note.txt"
     note.write_text("to be refused\n", encoding="utf-8")
     words = spoil(server)
@@ -178,7 +178,7 @@ def test_what_is_not_as_locked_is_refused(inventory: "Inventory", server: Host, 
 
 
 def test_a_wheel_that_the_lock_drops_is_gone(inventory: "Inventory", server: Host) -> None:
-    """A release is made anew: what no lock names is in none."""
+    """Each release is built from scratch, so that a package that is not locked is not in it."""
     before = current(server)
     lock(server)
 
@@ -193,7 +193,7 @@ def test_a_wheel_that_the_lock_drops_is_gone(inventory: "Inventory", server: Hos
 
 
 def test_without_a_lock_the_manifest_is_solved(inventory: "Inventory", server: Host) -> None:
-    """Against the channels that the inventory names, and the release says what came of it."""
+    """It is solved with the channels of the inventory, and the release records the solution."""
     lock_file = WORK / "application/pixi.lock"
     lock_file.rename(WORK / "pixi.lock")
     variables = {"release_channels": ["http://127.0.0.1:8099"], "release_requirements": ["requirements.txt"]}

@@ -1,4 +1,4 @@
-"""Dumps: a backup restores what it was made of, in place and on a fresh host; a wrong one is refused."""
+"""Dumps: a backup restores its content in place and on a fresh host; an unusable dump is refused."""
 
 import base64
 import re
@@ -15,7 +15,7 @@ DATABASES = ("biocirv_db", "prefect_db")
 DUMPS = "/var/lib/biocirv/dumps"
 MIGRATIONS = "biocirv-migrations.service"
 REVISION = "SELECT version_num FROM alembic_version"
-# Rows, owners, and where sequences stand.
+# Rows, owners, and the values of sequences.
 CONTENTS = """
 SELECT tablename, tableowner, md5(query_to_xml(format('SELECT * FROM %I ORDER BY 1', tablename), true, false, '')::text)
   FROM pg_tables WHERE schemaname = 'public' ORDER BY 1;
@@ -27,26 +27,26 @@ SELECT datname, rolname FROM pg_database JOIN pg_roles ON datdba = pg_roles.oid 
 
 
 def psql(host: Host, statement: str, name: str = "biocirv_db") -> str:
-    """Return what a statement gives the superuser, unaligned."""
+    """Run a statement as superuser; return its unaligned output."""
     output: str = host.check_output("cd / && runuser --user postgres -- psql --no-psqlrc -qAtc %s %s", statement, name)
     return output
 
 
 def state(database: Host, server: Host) -> list[str]:
-    """Return what a refused restoration leaves alone: the databases themselves, and processes that use them."""
+    """Return what a refused restore must not change: the databases, and the processes that use them."""
     units = "systemctl show --property=MainPID --value prefect-server prefect-worker"
     return [psql(database, "SELECT oid, datname FROM pg_database ORDER BY 1"), server.check_output(units)]
 
 
 def back_up(inventory: "Inventory", directory: Path) -> dict[str, Path]:
-    """Return the dumps of a new backup, by their database's name."""
+    """Back up; return the dumps by database name."""
     done = inventory.playbook("playbooks/backup.yml", "--extra-vars", f"backup_directory={directory}")
     assert done.returncode == 0, done.stdout
     return {path.name.rsplit("-", 1)[0]: path for path in directory.iterdir()}
 
 
 def restore(inventory: "Inventory", dump: Path, *variables: str) -> str:
-    """Restore a dump and return what was said."""
+    """Restore a dump; return the output."""
     done = inventory.playbook("playbooks/restore.yml", *arguments(dump, "restore_confirmed=true", *variables))
     assert done.returncode == 0, done.stdout
     return " ".join(done.stdout.split())
@@ -65,7 +65,7 @@ def load(inventory: "Inventory") -> None:
 
 @pytest.fixture(scope="module")
 def dumps(inventory: "Inventory", tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return dumps of databases that hold something."""
+    """Return dumps of databases that are not empty."""
     load(inventory)
     return back_up(inventory, tmp_path_factory.mktemp("backups"))
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_restored_is_refused_before_any_change(
     elif name == "stranger":
         dump.write_bytes(whole.replace(b"biocirv_db", b"biocirv_xx", 1))
     elif name == "future":
-        # Where a dump is not compressed, the revision stands in it as it is.
+        # An uncompressed dump contains the revision as plain text.
         revision = psql(database, REVISION)
         output = "pg_dump --format=custom --compress=0 --table=alembic_version biocirv_db | base64 --wrap=0"
         plain = base64.b64decode(database.check_output(f"cd / && runuser --user postgres -- {output}"))
@@ -153,7 +153,7 @@ def test_what_was_lost_comes_back(inventory: "Inventory", dumps: dict[str, Path]
 def test_a_failure_leaves_the_old_database(
     inventory: "Inventory", dumps: dict[str, Path], database: Host, server: Host, tmp_path: Path, step: str
 ) -> None:
-    """A dump whose end is missing; a place for the old database's dump that cannot be written to."""
+    """The dump is truncated, or the directory for the old database's dump cannot be written to."""
     dump, variables = dumps["biocirv_db"], ["restore_confirmed=true"]
     if step == "restoring":
         dump = tmp_path / "torn.dump"
@@ -173,7 +173,7 @@ def test_a_failure_leaves_the_old_database(
 
 
 def alembic(server: Host, command: str) -> None:
-    """Run alembic as the unit that migrates does, but by hand."""
+    """Run an alembic command with the account, environment and program of the migrations' unit."""
     shown = server.check_output(f"systemctl show --property=ExecStart --value {MIGRATIONS}")
     program = re.search(r"argv\[\]=(.*) upgrade head ;", shown)
     assert program, shown
@@ -187,7 +187,7 @@ def alembic(server: Host, command: str) -> None:
 def test_a_migration_dumps_first_and_not_without(
     inventory: "Inventory", dumps: dict[str, Path], database: Host, server: Host, tmp_path: Path
 ) -> None:
-    """Downgraded by hand; a dump of the older revision is migrated when it is restored, or left for a rollback."""
+    """A dump of an older revision is migrated when it is restored, or kept as it is for a rollback."""
     head = psql(database, REVISION)
     server.check_output("systemctl stop prefect-worker")
     alembic(server, "downgrade -1")
@@ -232,7 +232,7 @@ def test_a_migration_dumps_first_and_not_without(
 def test_a_backup_restores_into_a_fresh_host(
     inventory: "Inventory", database: Host, server: Host, tmp_path: Path
 ) -> None:
-    """What is fresh here is the cluster's contents: no database, no login role; a converge makes them anew, empty."""
+    """The test empties the cluster instead: it drops databases and login roles, and a converge recreates them."""
     load(inventory)
     server.check_output("systemctl stop prefect-worker prefect-server")
     before = {name: psql(database, CONTENTS, name) for name in DATABASES}

@@ -1,4 +1,4 @@
-"""A release's life: built once, switched, gone back from, refused where it cannot serve, installed without an index."""
+"""Releases: build, activation, rollback, refusal of a broken release, installation without a package index."""
 
 import json
 import os
@@ -29,8 +29,8 @@ POLL_SECONDS = 0.2
 POWER_CUT_EVERY = int(os.environ.get("POWER_CUT_EVERY", "6"))
 # A package that the application does not lock.
 MISSING = "tabulate"
-# The name and content of every file, and where every link points; but for what notes when it was built: manifest,
-# bytecode, and of the local package uv's note and the list of files with that note's digest.
+# The name and content of every file, and the target of every link, except files that contain build times: manifest,
+# bytecode, and the local package's uv metadata and RECORD, which has the metadata's digest.
 CONTENTS = (
     "cd /opt/biocirv/releases/{id} && find . -type f ! -name manifest.json ! -name '*.pyc' ! -name uv_cache.json"
     " ! -path '*/ca_biositing-*/RECORD' -print0 | sort -z"
@@ -52,13 +52,13 @@ def api(inventory: "Inventory") -> Iterator[httpx.Client]:
     name = inventory.name("prefect_server")
     (network,) = docker.from_env().containers.get(name).attrs["NetworkSettings"]["Networks"].values()
     trust = ssl.create_default_context(cafile=inventory.value("tls_directory") + "/ca.crt")
-    # The certificate is of the name, whatever the address that leads there.
+    # The certificate is for the name, not for the address.
     trust.check_hostname = False
     with httpx.Client(
         base_url=f"https://{network['IPAddress']}/api",
         auth=("biocirv", inventory.value("prefect_api_password")),
         verify=trust,
-        # What is answered late, on a busy machine, is not lost.
+        # A late response on a busy machine is not a failure.
         timeout=limits.limit(limits.ANSWER),
         trust_env=False,
     ) as client:
@@ -67,7 +67,7 @@ def api(inventory: "Inventory") -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Return a copy of the application, to change."""
+    """Return a copy of the application that a test may change."""
     return copy_source(tmp_path / "source")
 
 
@@ -84,12 +84,12 @@ def deploy(inventory: "Inventory", source: Path) -> Deploy:
 
 
 def current(host: Host) -> str:
-    """Return the id of the release that serves."""
+    """Return the id of the active release."""
     return Path(host.file("/opt/biocirv/current").linked_to).name
 
 
 def previous(host: Host) -> str:
-    """Return the id of the release that served before."""
+    """Return the id of the previous release."""
     notes = host.check_output(
         "cd /opt/biocirv/served && for note in *.json; do echo $note $(cat $note); done"
     ).splitlines()
@@ -121,7 +121,7 @@ def version(api: httpx.Client) -> str:
 
 
 def figures(rollback: subprocess.CompletedProcess[str]) -> tuple[float, float]:
-    """Return after how many seconds a release served again, and after how many all was checked."""
+    """Return the seconds until a release was active again, and until all checks were done."""
     assert rollback.returncode == 0, rollback.stdout
     said = " ".join(rollback.stdout.split())
     ((serving, checked),) = re.findall(r"serves again, ([\d.]+) s after .* checked after ([\d.]+) s", said)
@@ -129,14 +129,14 @@ def figures(rollback: subprocess.CompletedProcess[str]) -> tuple[float, float]:
 
 
 def run_etl(inventory: "Inventory") -> str:
-    """Run the master flow; return what it says of its sub-flows."""
+    """Run the master flow; return the output with the results of its sub-flows."""
     done = inventory.playbook("playbooks/run_etl.yml")
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 class Client(threading.Thread):
-    """Somebody who asks for health and the deployment every 200 ms, and starts a flow run now and then."""
+    """A client that requests health and the deployment every 200 ms, and starts a flow run at times."""
 
     def __init__(self, api: httpx.Client, runs: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Client(threading.Thread):
         self.runs: list[str] = []
 
     def run(self) -> None:
-        """Ask until told to stop."""
+        """Send requests until ``stop`` is called."""
         while not self._told.wait(POLL_SECONDS):
             self.asked += 2
             try:
@@ -162,7 +162,7 @@ class Client(threading.Thread):
                 self.failed.append(repr(error))
 
     def stop(self) -> dict[str, str]:
-        """Stop asking; wait for the flow runs, and return how each ended."""
+        """Stop; wait for the flow runs, and return the final state of each."""
         self._told.set()
         self.join()
         states: dict[str, dict[str, str]] = {}
@@ -172,18 +172,18 @@ class Client(threading.Thread):
                 states[run] = self._api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
             return all(state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for state in states.values())
 
-        limits.wait_until(have_ended, "all flow runs have ended", poll=0.5)
+        limits.wait_until(have_ended, "all flow runs end", poll=0.5)
         return {run: state["name"] for run, state in states.items()}
 
 
 def report(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    """Print a figure for whoever reads the test's output."""
+    """Print a figure in the test's output."""
     with capsys.disabled():
         print(f"\n    {text}")
 
 
 def test_one_host_builds_for_all(server: Host, other: Host) -> None:
-    """The others have the same files under the same path, and neither a builder nor a cache."""
+    """The other hosts have the same files under the same path, and neither build tools nor a cache."""
     release = current(server)
     assert current(other) == release
     assert contents(other, release) == contents(server, release)
@@ -202,9 +202,9 @@ def test_a_switch_and_the_way_back_lose_nothing(
     api: httpx.Client,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of an application's change: nobody notices, and every flow run completes; the figures are printed.
+    """After a change of the application only, no request fails, and every flow run completes; figures are printed.
 
-    What the releases have in common is compiled, and lies there, once.
+    Files that the releases have in common are compiled and stored once.
     """
     first = current(server)
     before = processes(server)[0]
@@ -254,7 +254,7 @@ def _failing_import(source: Path) -> str:
 
 
 def _add_package(source: Path) -> None:
-    """Do what cures it: `make lock`, after the package was added to pyproject.toml."""
+    """Fix the missing package: add it to pyproject.toml, and run `make lock`."""
     project = source / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
     project.write_text(text.replace("dependencies = [\n", f'dependencies = [\n    "{MISSING}",\n', 1), encoding="utf-8")
@@ -264,7 +264,7 @@ def _add_package(source: Path) -> None:
 def _lock(source: Path) -> None:
     shutil.copy(ROOT / "Makefile", source)
     shutil.copytree(ROOT / "tests/application", source / "tests/application")
-    # Without an environment of the copy's own: uv is that of this checkout.
+    # The copy has no environment of its own: use uv of this checkout.
     subprocess.run(["make", "--assume-old=.venv/controller", "lock"], cwd=source, check=True)
 
 
@@ -276,9 +276,9 @@ def test_another_environment_restarts_what_holds_it(
     api: httpx.Client,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And says so; the figures are printed.
+    """The output announces the restart; figures are printed.
 
-    Its flows import a package more, which comes into the release as docs/troubleshooting.md says of `No module named`.
+    The flows import another package, which is added as docs/troubleshooting.md describes for `No module named`.
     """
     first = current(server)
     _failing_import(source)
@@ -296,7 +296,7 @@ def test_another_environment_restarts_what_holds_it(
     assert deployed.returncode == 0, deployed.stdout
     serving, checked = figures(back)
     assert current(server) == first != second
-    # Either way both got other processes.
+    # Both the deploy and the rollback restarted both services.
     assert all(len(set(pids)) == 3 for pids in zip(before, between, processes(server), strict=True))
     server.check_output(f"/opt/biocirv/releases/{second}/env/bin/python -c 'import {MISSING}, toolz'")
     report(capsys, f"another environment: of {client.asked} requests {failed_going} failed in the switch,")
@@ -317,7 +317,7 @@ def _next_migration(source: Path) -> None:
 
 
 def _old_prefect(source: Path) -> str:
-    """With a migration, which has to wait until the worker was tried."""
+    """Lock an old Prefect, and add a migration, which must not run before the worker's check has failed."""
     _next_migration(source)
     project = source / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
@@ -361,7 +361,7 @@ def _requirement_without_hash(source: Path) -> str:
 @pytest.mark.parametrize(
     "spoil", [_requirement_without_hash, _failing_import, _missing_flow, _old_prefect, _failing_migration]
 )
-def test_a_release_that_cannot_serve_does_not(
+def test_a_release_that_cannot_serve_is_not_activated(
     deploy: Deploy,
     source: Path,
     server: Host,
@@ -370,7 +370,7 @@ def test_a_release_that_cannot_serve_does_not(
     api: httpx.Client,
     spoil: Callable[[Path], str],
 ) -> None:
-    """The old one goes on, the exit code is not 0, and the message names step and cause."""
+    """The old release stays active, the exit code is not 0, and the message names step and cause."""
     before, schema = current(server), revision(database)
     cause = spoil(source)
 
@@ -384,10 +384,10 @@ def test_a_release_that_cannot_serve_does_not(
     assert version(api).startswith(before)
 
 
-def test_a_release_that_does_not_come_up_is_gone_back_from(
+def test_a_release_that_does_not_come_up_is_rolled_back(
     deploy: Deploy, source: Path, server: Host, api: httpx.Client
 ) -> None:
-    """Where it shows only after the switch, that is undone, on its own."""
+    """If the failure shows only after the activation, this is rolled back automatically."""
     before = current(server)
     (source / "data/sample/note.txt").write_text("does not come up\n", encoding="utf-8")
 
@@ -401,10 +401,10 @@ def test_a_release_that_does_not_come_up_is_gone_back_from(
     assert api.get("/ready").is_success
 
 
-def test_a_release_that_cannot_read_the_schema_is_not_gone_back_to(
+def test_a_release_that_cannot_read_the_schema_is_not_rolled_back_to(
     inventory: "Inventory", deploy: Deploy, source: Path, server: Host, database: Host
 ) -> None:
-    """Where the one that does not come up has migrated before; and the record is of one release, not of two."""
+    """The failed release has migrated the schema, so it stays active; the journal records a single activation."""
     before = current(server)
     _next_migration(source)
 
@@ -427,7 +427,7 @@ def test_a_release_that_cannot_read_the_schema_is_not_gone_back_to(
 def test_a_way_back_past_the_schema_is_refused(
     inventory: "Inventory", deploy: Deploy, source: Path, server: Host, database: Host
 ) -> None:
-    """Unless told to take it back, which dumps the database before."""
+    """With rollback_downgrade the schema is downgraded, after a dump of the database."""
     first = current(server)
     _next_migration(source)
     deployed = deploy()
@@ -450,8 +450,8 @@ def test_a_way_back_past_the_schema_is_refused(
     assert int(server.run(dumps).stdout) == before + 1
 
 
-def test_what_cannot_be_gone_back_to_is_named(inventory: "Inventory", server: Host) -> None:
-    """A release that is not there, the one that serves already, and no confirmation: nothing changes."""
+def test_an_impossible_rollback_is_refused(inventory: "Inventory", server: Host) -> None:
+    """A missing release, the active one, and a lack of confirmation are refused; nothing changes."""
     before = current(server)
     for arguments, words in (
         (["rollback_to=0123456789ab"], f"Release 0123456789ab is not there on .* which has: .*{before}"),
@@ -465,7 +465,7 @@ def test_what_cannot_be_gone_back_to_is_named(inventory: "Inventory", server: Ho
 
 
 def test_services_cannot_write_into_a_release(inventory: "Inventory", server: Host) -> None:
-    """And have no need to: a flow run writes no bytecode."""
+    """They do not need to: a flow run writes no bytecode."""
     for account in ("prefect-server", "prefect-worker", "biocirv"):
         written = server.run(
             f"runuser --user {account} -- find -H /opt/biocirv /opt/biocirv/current/ -writable ! -type l"
@@ -482,9 +482,9 @@ def test_services_cannot_write_into_a_release(inventory: "Inventory", server: Ho
 def test_an_archive_installs_without_an_index(
     inventory: "Inventory", source: Path, server: Host, other: Host, tmp_path: Path
 ) -> None:
-    """On hosts that reach nothing but each other; a damaged archive is refused before anything is changed.
+    """The hosts reach only each other; a damaged archive is refused before anything is changed.
 
-    Its source is a git repository, whose tag was moved from a state that is no application.
+    Its source is a git repository, whose tag was moved from a commit that contains no application.
     """
     (source / "data/sample/note.txt").write_text("another release\n", encoding="utf-8")
     git = ["git", "-C", str(source), "-c", "user.name=test", "-c", "user.email=test@example.org"]
@@ -528,7 +528,7 @@ def test_an_archive_installs_without_an_index(
 
 
 def test_releases_are_pruned_but_not_what_serves_or_served(server: Host, other: Host) -> None:
-    """Many were built by the tests above; the inventory keeps three."""
+    """The tests above have built many releases; the inventory keeps three."""
     for host in (server, other):
         kept = host.check_output("ls /opt/biocirv/releases").split()
         assert {current(host), previous(host)} <= set(kept)
@@ -538,7 +538,7 @@ def test_releases_are_pruned_but_not_what_serves_or_served(server: Host, other: 
 def test_a_run_that_is_cut_off_anywhere_is_finished_by_the_next(
     deploy: Deploy, inventory: "Inventory", source: Path, server: Host, other: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed after tasks of the role in turn: in the end both hosts are as after an undisturbed run."""
+    """The playbook is killed after each task in turn: in the end both hosts are as after an uninterrupted run."""
     (source / "data/sample/note.txt").write_text("cut off\n", encoding="utf-8")
     kills = 0
     while True:
@@ -575,10 +575,10 @@ def test_a_run_that_is_cut_off_anywhere_is_finished_by_the_next(
     ] == left
 
 
-def test_a_power_cut_in_the_middle_of_a_build_is_made_up_for(
+def test_a_build_is_repeated_after_a_power_cut(
     deploy: Deploy, inventory: "Inventory", source: Path, server: Host
 ) -> None:
-    """Half an environment is none."""
+    """The next deploy rebuilds an incomplete environment."""
     before = current(server)
     (source / "data/sample/note.txt").write_text("power cut\n", encoding="utf-8")
     outcome: list[subprocess.CompletedProcess[str]] = []

@@ -1,4 +1,4 @@
-"""The platform, an attacker beside it, and what is printed in the end."""
+"""The platform, an attacker on its network, and texts that are printed at the end."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from tests.host.conftest import Inventory, container, database, inventory, serve
 __all__ = ["container", "database", "inventory", "server", "worker"]
 
 ATTACKER = "biocirv-attacker"
-# Each login of PostgreSQL, and the secret that is its password.
+# The secret with the password of each PostgreSQL login.
 LOGINS = {
     "biocirv_user": "biocirv_db_password",
     "biocirv_migrations": "biocirv_migrations_password",
@@ -31,14 +31,14 @@ LOGINS = {
 # The files of each certificate, without suffix, and the unit that serves it.
 PLACES = {"/etc/biocirv/tls/reverse_proxy": "nginx", "/etc/postgresql/*/main/biocirv": "postgresql@*"}
 UNITS = ("nginx", "postgresql@*", "prefect-server", "prefect-worker")
-# A line of a key that is shorter says little, and would be found where it is not.
+# A shorter line of a key is not specific, and would give false positives.
 SHORTEST = 16
 PYTHON = "/opt/biocirv/current/env/bin/python"
 NOTES = pytest.StashKey[list[str]]()
 
 
 class Answer(NamedTuple):
-    """What a command on the attacker gave."""
+    """The result of a command on the attacker."""
 
     rc: int
     stdout: str
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 class Needles:
-    """Strings to be found nowhere, with the names of the secrets they are of. pytest shows arguments, but not these."""
+    """Strings that must not be found, by the names of their secrets. A class, as pytest shows plain arguments."""
 
     def __init__(self, strings: dict[str, str]) -> None:
         self._strings = strings
@@ -54,12 +54,12 @@ class Needles:
         self.lines = "".join(f"{string}\n" for string in strings)
 
     def within(self, text: str) -> set[str]:
-        """Return the names of those that are in a text."""
+        """Return the names of the secrets that a text contains."""
         return {name for string, name in self._strings.items() if string in text}
 
 
 class Platform:
-    """The host under test, what its operator knows, and how others talk to it."""
+    """The host under test, its operator's secrets, and access to it from the attacker."""
 
     def __init__(self, inventory: Inventory, attacker: Host) -> None:
         self.name = inventory.name("database")
@@ -74,19 +74,19 @@ class Platform:
         return (self.secrets / secret).read_text(encoding="utf-8").strip()
 
     def login(self, name: str) -> str:
-        """Return which of a pair of logins is in use."""
+        """Return the login of a pair that is in use."""
         noted = self.secrets / "alternate_logins"
         return f"{name}_alternate" if noted.exists() and name in noted.read_text(encoding="utf-8").split() else name
 
     def copy(self, host: str, path: str, text: str) -> None:
-        """Write a file on a host, for root alone; its content is on no command line."""
+        """Write a file for root only on a host, without its content on a command line."""
         command = ["docker", "exec", "--interactive", host, "sh", "-c", f"umask 077 && cat > {path}"]
         subprocess.run(command, input=text, text=True, check=True)
 
     def psql(
         self, statement: str, login: str, database: str = "biocirv_db", password: str | None = None, **connection: str
     ) -> Answer:
-        """Run a statement from the attacker, with the login's own password unless told another."""
+        """Run a statement from the attacker, by default with the login's own password."""
         known = LOGINS.get(login.removesuffix("_alternate"))
         parameters = {
             "host": self.name,
@@ -99,12 +99,12 @@ class Platform:
         }
         conninfo = " ".join(f"{name}={value}" for name, value in parameters.items())
         secret = password if password is not None else self.password(known) if known else ""
-        # Verbose: the five characters that say what kind of error it is depend on no language.
+        # Verbose, for the SQLSTATE, which does not depend on the language.
         words = ["psql", "-AtXq", "-v", "VERBOSITY=verbose", f"--dbname={conninfo}", f"--command={statement}"]
         return self._attack(words, PGPASSWORD=secret)
 
     def curl(self, path: str, *options: str, auth: str = "") -> Answer:
-        """Ask the proxy for a path below its root, from the attacker, with a string `user:password` or none."""
+        """Request a path from the proxy, from the attacker; ``auth`` is `user:password` or empty."""
         url = path if "://" in path else f"https://{self.name}{path}"
         user = 'exec curl ${AUTH:+--user "$AUTH"} "$@"'
         fixed = [
@@ -120,7 +120,7 @@ class Platform:
         return self._attack(["sh", "-c", user, "-", *fixed, *options, url], AUTH=auth)
 
     def _attack(self, words: list[str], **secrets: str) -> Answer:
-        """Run a command on the attacker; its secrets are on no command line, and so in no report of a failed test."""
+        """Run a command on the attacker, without secrets on its command line, which a failed test would show."""
         names = [word for name in secrets for word in ("--env", name)]
         done = subprocess.run(
             ["docker", "exec", *names, ATTACKER, *words],
@@ -132,7 +132,7 @@ class Platform:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def api(self, path: str, body: Any = None) -> Any:  # noqa: ANN401 - JSON
-        """Ask Prefect's API as its operator does; with a body, by POST."""
+        """Call Prefect's API with the operator's password; by POST if there is a body."""
         data = ["--json", json.dumps(body)] if body is not None else []
         done = self.curl(f"/api{path}", "--fail-with-body", *data, auth=self.auth_string)
         assert done.rc == 0, done.stdout + done.stderr
@@ -140,7 +140,7 @@ class Platform:
 
     @property
     def auth_string(self) -> str:
-        """Return what the API asks for."""
+        """Return the API's login, `user:password`."""
         return f"biocirv:{self.password('prefect_api_password')}"
 
     def python(self, unit: str, code: str, **environment: str) -> CommandResult:
@@ -153,7 +153,7 @@ class Platform:
         return self.host.run(" ".join(map(shlex.quote, words)))
 
     def served(self, port: int) -> tuple[int, str]:
-        """Return serial number and end of the certificate that is served on a port."""
+        """Return serial number and expiry of the certificate that is served on a port."""
         starttls = "-starttls postgres" if port == 5432 else ""
         shown = self._attacker.check_output(
             f"openssl s_client -connect {self.name}:{port} -servername {self.name} {starttls} </dev/null 2>/dev/null"
@@ -163,10 +163,10 @@ class Platform:
         return int(fields["serial"], 16), fields["notAfter"]
 
     def serve(self, certificate: str, key: str) -> None:
-        """Give nginx and PostgreSQL a certificate, and wait until both serve it."""
+        """Install a certificate for nginx and PostgreSQL, and wait until both serve it."""
         for place, unit in PLACES.items():
             stem = self.host.check_output(f"ls -d {place}.crt").removesuffix(".crt")
-            # Into the files that are there, which keep owner and mode.
+            # Overwrite the existing files, so that owner and mode are kept.
             for suffix, text in ((".crt", certificate), (".key", key)):
                 self.copy(self.name, "/run/given", text)
                 self.host.check_output(f"cat /run/given > {stem}{suffix} && rm /run/given")
@@ -192,12 +192,12 @@ class Platform:
         return found
 
     def needles(self) -> Needles:
-        """Return every secret that there is now, in every form in which it might lie about."""
+        """Return every current secret, in every form in which it could leak."""
         found: dict[str, str] = {}
         for path in sorted(self.secrets.rglob("*")):
             if path.name == "alternate_logins" or path.suffix == ".crt" or path.is_dir():
                 continue
-            # Of a key in PEM, each line: they are written in one, and in many.
+            # Each line of a PEM key, as it may be written with or without line breaks.
             lines = path.read_text(encoding="utf-8").splitlines()
             found |= {line: path.name for line in lines if len(line) >= SHORTEST and not line.startswith("-----")}
         key = self.password("prefect_encryption_key")
@@ -208,9 +208,9 @@ class Platform:
 
 @pytest.fixture(scope="session")
 def attacker(inventory: Inventory) -> Host:
-    """Return a host on the platform's network that is no part of it, and has clients for all that is served there."""
+    """Return a host on the platform's network that is not part of it, with clients for all its services."""
     network = inventory.value("container_network")
-    # tests/host makes the platform's container anew, and with it the network.
+    # tests/host recreates the platform's container, and with it the network.
     listing = ["docker", "network", "inspect", "--format", "{{range .Containers}}{{.Name}} {{end}}", network]
     connected = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
     if ATTACKER not in connected:
@@ -226,7 +226,7 @@ def platform(inventory: Inventory, attacker: Host) -> Platform:
 
 @pytest.fixture(scope="session")
 def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Return a function that keeps a text until the end, where it is printed."""
+    """Return a function that keeps a text, to be printed at the end."""
     notes: list[str] = request.config.stash.setdefault(NOTES, [])
     return notes.append
 

@@ -12,7 +12,7 @@ AT_ONCE = min(16000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 100)
 
 
 def scan(address: str, ports: range, seconds: float) -> list[int]:
-    """Return which of these ports are open: which answer within some seconds, all of which silence takes."""
+    """Return which of these ports accept a connection within some seconds."""
     poll = select.epoll()
     waiting = {}
     found = []

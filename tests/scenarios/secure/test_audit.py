@@ -1,4 +1,4 @@
-"""Who did what: schema and rights, connections, deployments; in the journal, and as `make audit` shows it."""
+"""Audit: changes of schema and privileges, connections, deployments; in the journal and in `make audit`."""
 
 import json
 import re
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def table(platform: "Platform") -> str:
-    """Return a table that the owner made, granted and dropped, whose name nobody else uses."""
+    """Create, grant and drop a table as owner; return its unique name."""
     name = f"audited_{uuid.uuid4().hex[:12]}"
     for statement in (
         f"CREATE TABLE {name} (id int)",
@@ -34,7 +34,7 @@ def table(platform: "Platform") -> str:
     [("DDL,CREATE TABLE", "CREATE TABLE"), ("ROLE,GRANT", "GRANT SELECT ON"), ("DDL,DROP TABLE", "DROP TABLE")],
 )
 def test_a_change_of_schema_or_rights_is_on_record(platform: "Platform", table: str, kind: str, statement: str) -> None:
-    """With the login, the database, and from where."""
+    """The record has the login, the database, and the client's address."""
     journal = platform.host.check_output("journalctl --identifier=postgres --output=cat --grep=%s", table)
     (line,) = [
         line for line in journal.splitlines() if re.search(rf"AUDIT: SESSION,\d+,1,{kind},.*{statement} {table}", line)
@@ -43,7 +43,7 @@ def test_a_change_of_schema_or_rights_is_on_record(platform: "Platform", table: 
 
 
 def test_connections_are_on_record(platform: "Platform", table: str) -> None:
-    """Those that were let in, and those that were not."""
+    """Both accepted and refused connections are recorded."""
     assert table
     journal = platform.host.check_output("journalctl --identifier=postgres --output=cat --lines 2000")
     login = platform.login("biocirv_migrations")
@@ -54,7 +54,7 @@ def test_connections_are_on_record(platform: "Platform", table: str) -> None:
 
 
 def test_a_load_does_not_fill_the_record(platform: "Platform") -> None:
-    """Flows make temporary tables, of which nobody wants to read."""
+    """Temporary tables of flows are not recorded."""
     name = f"staged_{uuid.uuid4().hex[:12]}"
     done = platform.psql(f"CREATE TEMPORARY TABLE {name} (id int)", "biocirv_user")
     assert done.rc == 0, done.stderr
@@ -63,7 +63,7 @@ def test_a_load_does_not_fill_the_record(platform: "Platform") -> None:
 
 
 def test_a_deployment_is_on_record(platform: "Platform") -> None:
-    """In fields that can be asked for."""
+    """The journal has fields by which entries can be selected."""
     journal = platform.host.check_output("journalctl BIOCIRV_ACTION=deploy --output=json").splitlines()
     assert journal
     release = Path(platform.host.file("/opt/biocirv/current").linked_to).name

@@ -1,4 +1,4 @@
-"""Certificates: a bad one is refused by every client, and one that ends soon is renewed under running services."""
+"""Certificates: every client refuses an invalid one, and one that expires soon is renewed without a restart."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.host.conftest import Inventory
     from tests.scenarios.secure.conftest import Platform
 
-# What flows and the worker itself do, in the worker's environment: each says "in", or what it was refused with.
+# The connections of flows and worker, in the worker's environment: each prints "in" or the error.
 WORKERS_CLIENTS = """
 import asyncio, json, os
 import sqlalchemy
@@ -56,7 +56,7 @@ for name, attempt in (
         said[name] = words(error)
 print(json.dumps(said))
 """
-# Prefect's server's own way to its database.
+# The connection of Prefect's server to its database.
 SERVERS_CLIENT = """
 import asyncio, json
 import sqlalchemy
@@ -89,7 +89,7 @@ def make(
     end: datetime,
     authority: tuple[x509.Name, ec.EllipticCurvePrivateKey],
 ) -> Pair:
-    """Make a host's certificate as the role tls makes them, with whatever is wrong with it."""
+    """Make a host's certificate as the role tls does, but with a given fault."""
     key = ec.generate_private_key(ec.SECP256R1())
     issuer, issuer_key = authority
     certificate = (
@@ -113,7 +113,7 @@ def make(
 
 
 def kept(platform: "Platform") -> Pair:
-    """Return the host's pair that the inventory has."""
+    """Return the host's pair in the inventory."""
     stem = platform.tls / platform.name
     return Pair(*(stem.with_name(f"{stem.name}{suffix}").read_text(encoding="utf-8") for suffix in (".crt", ".key")))
 
@@ -144,14 +144,14 @@ def made(platform: "Platform") -> dict[str, Pair]:
 
 @pytest.fixture
 def put_back(platform: "Platform") -> Iterator[None]:
-    """Serve the inventory's certificate again, whatever a test served."""
+    """Serve the inventory's certificate again after the test."""
     yield
     platform.serve(*kept(platform))
     platform.host.check_output("systemctl start prefect-worker prefect-server")
 
 
 def attempts(platform: "Platform") -> dict[str, str]:
-    """Return what each client says when it connects."""
+    """Return what each client prints when it connects."""
     said = {}
     psql = platform.psql("SELECT 1", "biocirv_reader")
     said["psql"] = psql.stderr.strip() or {"1\n": "in"}.get(psql.stdout, psql.stdout)
@@ -180,7 +180,7 @@ def attempts(platform: "Platform") -> dict[str, str]:
 def test_a_bad_certificate_is_refused_by_every_client(
     platform: "Platform", made: dict[str, Pair], note: Callable[[str], None], fault: str, words: tuple[str, ...]
 ) -> None:
-    """By words about the certificate; one made in the same way without a fault is taken."""
+    """The error names the certificate; a certificate made in the same way without a fault is accepted."""
     platform.serve(*made[fault])
     said = attempts(platform)
     assert set(said) == CLIENTS
@@ -197,7 +197,7 @@ def test_a_bad_certificate_is_refused_by_every_client(
 def test_a_certificate_is_renewed_before_it_ends(
     inventory: "Inventory", platform: "Platform", made: dict[str, Pair], note: Callable[[str], None]
 ) -> None:
-    """By a converge, with a reload and no restart; the next one changes nothing."""
+    """A converge renews it with a reload and no restart; the next one changes nothing."""
     soon = made["ends soon"]
     for suffix, text in ((".crt", soon.certificate), (".key", soon.key)):
         (platform.tls / f"{platform.name}{suffix}").write_text(text, encoding="utf-8")

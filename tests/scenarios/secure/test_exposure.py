@@ -1,4 +1,4 @@
-"""How much of the kernel and of the host each service could reach, as systemd judges it, and how much it may use."""
+"""Exposure of each service according to `systemd-analyze security`, and its resource limits."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.scenarios.secure.conftest import Platform
 
-# The worker runs users' code, which may need more.
+# The worker runs users' code, which may need more privileges.
 MOST = {
     "prefect-server": 2.0,
     "prefect-worker": 2.5,
@@ -39,7 +39,7 @@ def test_a_unit_is_hardly_exposed(platform: "Platform", note: Callable[[str], No
 
 @pytest.mark.parametrize("unit", ["prefect-server", "prefect-worker", "nginx"])
 def test_a_service_may_not_take_all_there_is(platform: "Platform", note: Callable[[str], None], unit: str) -> None:
-    """As properties: in these containers the kernel does not enforce them."""
+    """The test checks only the properties, as the kernel does not enforce them in these containers."""
     shown = platform.host.check_output("systemctl show --property=MemoryMax,TasksMax,CPUWeight,OOMPolicy %s", unit)
     limits = dict(line.split("=", 1) for line in shown.splitlines())
     memory = int(platform.host.check_output("awk '/MemTotal/ {print $2}' /proc/meminfo")) * 1024
@@ -49,7 +49,7 @@ def test_a_service_may_not_take_all_there_is(platform: "Platform", note: Callabl
 
 
 def test_each_service_has_an_account_of_its_own(platform: "Platform") -> None:
-    """Which nobody can log in to; only the firewall, with a single capability, is root's."""
+    """No login to these accounts is possible; only the firewall runs as root, with a single capability."""
     for unit in MOST:
         user = platform.host.check_output("systemctl show --property=User --value %s", unit)
         if unit == "biocirv-firewall":

@@ -1,4 +1,4 @@
-"""A firewall whose mistakes undo themselves."""
+"""The firewall reverts rules that are not confirmed."""
 
 import math
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 PROGRAM = "/opt/biocirv/bin/apply-firewall"
 CANDIDATE = "/etc/biocirv/firewall.candidate.nft"
 FIREWALL = "molecule/secure/firewall.yml"
-# Enough to look at the rules meanwhile.
+# Long enough to inspect the rules meanwhile.
 UNCONFIRMED_SECONDS = 10
 
 
 def rules(host: Host) -> str:
-    """Return the rules that the kernel has."""
+    """Return the rules that are loaded."""
     return str(host.run("nft --stateless list table inet biocirv").stdout)
 
 
@@ -33,7 +33,7 @@ def test_nothing_is_amiss(platform: "Platform") -> None:
 
 
 def test_rules_that_nobody_confirms_undo_themselves(platform: "Platform", attacker: Host) -> None:
-    """Here: rules that let nobody in."""
+    """The test loads rules without any open port."""
     host = platform.host
     before, file = rules(host), host.file("/etc/biocirv/firewall.nft").content
     host.check_output(f"cp -p {CANDIDATE} /run/candidate && sed -i '/tcp dport/d' {CANDIDATE}")
@@ -41,7 +41,7 @@ def test_rules_that_nobody_confirms_undo_themselves(platform: "Platform", attack
         host.check_output(f"{PROGRAM} load {math.ceil(limits.limit(UNCONFIRMED_SECONDS))}")
         assert "tcp dport" not in rules(host)
         assert host.check_output(f"{PROGRAM} probe") == "rules"
-        # timeout's own code; the kernel of a host that lets people in answers at once, however slow its services are.
+        # 124 is timeout's exit code; the kernel would accept a permitted connection at once, even for a slow service.
         assert attacker.run(f"timeout 2 bash -c 'exec 3<>/dev/tcp/{platform.name}/443'").rc == 124
         limits.wait_until(lambda: rules(host) == before, "the old rules are back", limits.ANSWER)
         late = host.run(f"{PROGRAM} confirm")
@@ -72,7 +72,7 @@ def test_rules_harmed_by_hand_are_put_back_by_a_converge(
 
 
 def test_a_boot_loads_the_rules(platform: "Platform") -> None:
-    """What the unit does, which is all there is at a boot; and stopping it takes away this table alone."""
+    """The test restarts the unit, which loads the rules at boot; stopping it removes only this table."""
     before = rules(platform.host)
     tables = platform.host.check_output("nft list tables").splitlines()
     platform.host.check_output("systemctl stop biocirv-firewall")

@@ -1,4 +1,4 @@
-"""What somebody on the same network gets to: two ports, and nothing on them without a password."""
+"""Attacks from the same network: two ports are open, and both require a password."""
 
 import json
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FIREWALL = "molecule/secure/firewall.yml"
 ANY_API = "/api/flow_runs/count"
-# After which a port that does not answer is closed by the firewall.
+# A port that does not answer within this time is blocked by the firewall.
 SILENCE_SECONDS = 1
 # Prefect's own client, in the worker's own environment.
 SUBSCRIBE = """
@@ -29,7 +29,7 @@ async def subscribe():
         print("subscribed")
 asyncio.run(subscribe())
 """
-# Somebody else's client, which says what it likes.
+# A client that sends arbitrary messages.
 SPEAK = """
 import asyncio, json, os, ssl, websockets
 async def speak():
@@ -47,12 +47,12 @@ except websockets.ConnectionClosed as closed:
 
 @pytest.fixture
 def another_service(platform: "Platform") -> Iterator[int]:
-    """Let something listen on all of the host's addresses that nobody told the firewall of; return its port."""
+    """Run a service on all addresses of the host that the firewall does not know; return its port."""
     port = 8443
     listen = f"systemd-run --quiet --collect --unit=another-service python3 -m http.server {port}"
     platform.host.check_output(listen)
     ask = f"curl --silent --output /dev/null 127.0.0.1:{port}"
-    limits.wait_until(lambda: platform.host.run(ask).rc == 0, "it listens", limits.ANSWER)
+    limits.wait_until(lambda: platform.host.run(ask).rc == 0, "the service listens", limits.ANSWER)
     yield port
     platform.host.check_output("systemctl stop another-service")
 
@@ -60,7 +60,7 @@ def another_service(platform: "Platform") -> Iterator[int]:
 def test_of_all_ports_two_are_open(
     platform: "Platform", attacker: Host, another_service: int, note: Callable[[str], None]
 ) -> None:
-    """Whatever listens on the host."""
+    """Only these ports are open, whatever else listens on the host."""
     platform.copy("biocirv-attacker", "/root/scan.py", Path(__file__).with_name("scan.py").read_text(encoding="utf-8"))
     begin = time.monotonic()
     found = attacker.check_output(f"python3 /root/scan.py {platform.name} {limits.limit(SILENCE_SECONDS)}")
@@ -69,17 +69,17 @@ def test_of_all_ports_two_are_open(
 
 
 def test_without_the_firewall_there_would_be_no_more(platform: "Platform") -> None:
-    """All else listens on loopback."""
+    """All other services listen on loopback."""
     listening = platform.host.check_output("ss --no-header --listening --tcp --udp --numeric").splitlines()
     addresses = [line.split()[4] for line in listening]
     wide = {address.rsplit(":", 1)[1] for address in addresses if not re.match(r"127\.|\[::1\]", address)}
     assert wide == {"443", "5432"}, listening
 
 
-def test_who_is_no_client_of_the_database_gets_no_answer(
+def test_a_host_that_is_not_a_database_client_gets_no_answer(
     inventory: "Inventory", platform: "Platform", attacker: Host
 ) -> None:
-    """Not even that the port is closed, while the proxy answers him as before."""
+    """Its packets are dropped without a reset, while the proxy still answers it."""
     connect = f"timeout {limits.limit(3)} bash -c 'exec 3<>/dev/tcp/{platform.name}/%s'"
     assert attacker.run(connect % 5432).rc == 0
     try:
@@ -90,7 +90,7 @@ def test_who_is_no_client_of_the_database_gets_no_answer(
         restored = inventory.playbook(FIREWALL)
     assert narrowed.returncode == 0, narrowed.stdout
     assert restored.returncode == 0, restored.stdout
-    # timeout's own code; a port that is closed answers at once.
+    # 124 is timeout's exit code; a closed port would answer at once.
     assert dropped.rc == 124, dropped.stderr
     assert proxy.rc == 0
     assert "timeout expired" in closed.stderr
@@ -124,7 +124,7 @@ def test_the_api_wants_the_password(platform: "Platform", auth: str) -> None:
 
 
 def test_pages_of_other_sites_may_not_ask_the_api(platform: "Platform") -> None:
-    """CORS: a browser keeps an answer without that header from them."""
+    """CORS: without that header a browser withholds the response from them."""
     answers = {}
     for origin in ("https://elsewhere.example", f"https://{platform.name}"):
         headers = ["--output", "/dev/null", "--dump-header", "-", "--header", f"Origin: {origin}"]
@@ -140,7 +140,7 @@ def test_browsers_are_told_to_stay_with_https(platform: "Platform") -> None:
 
 
 def test_pages_may_talk_to_their_own_host_alone(platform: "Platform") -> None:
-    """Those of Prefect would tell its makers' statistics who looks at them."""
+    """Prefect's pages would otherwise send usage statistics to its vendor."""
     headers = platform.curl("/", "--output", "/dev/null", "--dump-header", "-").stdout
     assert re.search(r"(?im)^content-security-policy: .*\bconnect-src 'self'", headers), headers
 
@@ -161,7 +161,7 @@ def test_only_tls_1_3_is_spoken(
     for version, shown in (("1.2", old), ("1.3", new)):
         said = dict.fromkeys(line.strip() for line in re.findall(words, shown.stdout))
         if "New, (NONE), Cipher is (NONE)" in said:
-            # Nothing was verified, whatever it says of that.
+            # The verification result is irrelevant here.
             said = {line: None for line in said if "erif" not in line}
         note(f"openssl s_client, port {port}, TLS {version}:\n    " + "\n    ".join(said))
     assert old.rc != 0
@@ -173,7 +173,7 @@ def test_only_tls_1_3_is_spoken(
 
 
 def test_prefects_own_websocket_client_is_let_in(platform: "Platform") -> None:
-    """Through the proxy, with the worker's environment; and with a wrong password nowhere."""
+    """It connects through the proxy with the worker's environment, and is refused with a wrong password."""
     welcome = platform.python("prefect-worker", SUBSCRIBE)
     assert welcome.stdout.strip() == "subscribed", welcome.stderr
     refused = platform.python("prefect-worker", SUBSCRIBE, PREFECT_API_AUTH_STRING="biocirv:wrong")
@@ -192,6 +192,6 @@ def test_prefects_own_websocket_client_is_let_in(platform: "Platform") -> None:
     ids=["right", "wrong", "empty", "none"],
 )
 def test_a_websocket_wants_the_password(platform: "Platform", message: dict[str, str], answer: str) -> None:
-    """Prefect asks for it inside the websocket, where nginx does not look."""
+    """Prefect requires it inside the websocket, which nginx does not inspect."""
     asked = platform.python("prefect-worker", SPEAK, FIRST_MESSAGE=json.dumps(message))
     assert asked.stdout.strip() == answer, asked.stderr

@@ -1,4 +1,4 @@
-"""What PostgreSQL refuses to whom, asked from another host; and that it gives what it should."""
+"""Access to PostgreSQL from another host: what it refuses, and what it permits."""
 
 import subprocess
 from collections.abc import Callable
@@ -19,11 +19,11 @@ DATABASES = {"prefect_user": "prefect_db"}
 
 
 def test_verified_tls_is_the_way_in(platform: "Platform", note: Callable[[str], None]) -> None:
-    """For every login; the transcript is printed."""
+    """Every login connects with verified TLS; the transcript is printed."""
     for login in LIMITS:
         database = DATABASES.get(login, "biocirv_db")
         done = platform.psql(
-            # Of its own connection alone, which is not that of the role that it assumes.
+            # The assumed role does not see the login's connection in pg_stat_ssl: reset the role first.
             "SELECT session_user, 'as', current_user; SET ROLE NONE;"
             " SELECT version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
             login,
@@ -34,7 +34,7 @@ def test_verified_tls_is_the_way_in(platform: "Platform", note: Callable[[str], 
         note(f"psql sslmode=verify-full dbname={database}: {' '.join(done.stdout.replace('|', ' ').split())}")
 
 
-def test_without_tls_nobody_comes(platform: "Platform") -> None:
+def test_connections_without_tls_are_refused(platform: "Platform") -> None:
     for login in LIMITS:
         refused = platform.psql("SELECT 1", login, DATABASES.get(login, "biocirv_db"), sslmode="disable")
         assert refused.rc == 2
@@ -91,7 +91,7 @@ def test_the_reader_reads(platform: "Platform") -> None:
 
 
 def test_the_writer_writes(platform: "Platform") -> None:
-    """All that it needs for loading, in a transaction that is not kept."""
+    """It has all privileges for a load; the transaction is rolled back."""
     done = platform.psql(
         "BEGIN; CREATE TEMPORARY TABLE staging AS TABLE primary_product;"
         " INSERT INTO primary_product (name, name_key) VALUES ('probe', 'probe');"
@@ -134,7 +134,7 @@ def test_the_writer_writes(platform: "Platform") -> None:
     ],
 )
 def test_what_is_not_its_own_business_is_refused(platform: "Platform", login: str, statement: str, words: str) -> None:
-    """By the words for that, and not for another reason."""
+    """The error is a lack of privilege, not another one."""
     refused = platform.psql(statement, login, DATABASES.get(login, "biocirv_db"))
     assert refused.rc == 1, refused.stdout
     assert "ERROR:  42501: " in refused.stderr
@@ -142,7 +142,7 @@ def test_what_is_not_its_own_business_is_refused(platform: "Platform", login: st
 
 
 def test_the_monitor_sees_what_everybody_does(platform: "Platform") -> None:
-    """What others' sessions run, which is kept from logins without that right."""
+    """It sees the queries of other sessions, which other logins do not."""
     others = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = 'prefect_db' AND query <> '' AND query NOT LIKE '<insufficient%'"
@@ -155,7 +155,7 @@ def test_the_monitor_sees_what_everybody_does(platform: "Platform") -> None:
     ("login", "other"), [("biocirv_monitor", "biocirv_reader"), ("biocirv_reader", "biocirv_user")]
 )
 def test_a_login_takes_no_more_connections_than_its_own(platform: "Platform", login: str, other: str) -> None:
-    """One more than that is refused, while others come in."""
+    """One more connection is refused, while other logins can still connect."""
     asleep = f"FROM pg_stat_activity WHERE usename = '{platform.login(login)}' AND query LIKE '%pg_sleep%'"
     psql = "runuser --user postgres -- psql -Atc %s"
     count, leave = f"SELECT count(*) {asleep}", f"SELECT pg_terminate_backend(pid) {asleep}"
@@ -167,7 +167,7 @@ def test_a_login_takes_no_more_connections_than_its_own(platform: "Platform", lo
         try:
             limits.wait_until(
                 lambda: int(platform.host.check_output(psql, count)) == LIMITS[login],
-                "all sessions are in",
+                "all sessions are connected",
                 limits.ANSWER,
             )
             refused, welcome = platform.psql("SELECT 1", login), platform.psql("SELECT 1", other)
@@ -176,16 +176,16 @@ def test_a_login_takes_no_more_connections_than_its_own(platform: "Platform", lo
     assert refused.rc == 2
     assert f'too many connections for role "{platform.login(login)}"' in refused.stderr
     assert welcome.stdout == "1\n"
-    # All of them were in, until they were sent away.
+    # All of them were connected until they were terminated.
     ends = [session.result().stderr for session in held]
     assert all("terminating connection due to administrator command" in end for end in ends), ends
     limits.wait_until(
-        lambda: platform.psql("SELECT 1", login).stdout == "1\n", "the login is let in again", limits.ANSWER
+        lambda: platform.psql("SELECT 1", login).stdout == "1\n", "the login can connect again", limits.ANSWER
     )
 
 
 def test_every_login_has_its_limit_and_no_attribute(platform: "Platform") -> None:
-    """And together they leave the superuser a few."""
+    """Together the limits leave some connections for the superuser."""
     rows = platform.host.check_output(
         "runuser --user postgres -- psql -Atc %s",
         "SELECT rolname, rolconnlimit, rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"

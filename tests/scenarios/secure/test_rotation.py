@@ -1,4 +1,4 @@
-"""New secrets under way: no flow run fails, the old ones are refused, and what cannot be rotated is said before."""
+"""Rotation of secrets: no flow run fails, old secrets are refused, and errors are reported before any change."""
 
 import re
 import threading
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 ROTATE = "playbooks/rotate_secrets.yml"
 DATABASES = {"prefect_user": "prefect_db"}
 RUNS = 3
-# What a flow run that was lost would end in, or stay in.
+# Terminal states of a flow run.
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 @pytest.fixture(scope="module")
 def runs(platform: "Platform") -> list[str]:
-    """Return flow runs of which one is being executed, while the others wait their turn."""
+    """Return flow runs of which one is running and the others are waiting."""
     deployment = platform.api("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")["id"]
     created = [platform.api(f"/deployments/{deployment}/create_flow_run", {})["id"] for _ in range(RUNS)]
     limits.wait_until(
@@ -40,18 +40,18 @@ def state(platform: "Platform", run: str) -> dict[str, Any]:
 
 
 def contents(platform: "Platform") -> dict[str, str]:
-    """Return every file with secrets, and what is in it."""
+    """Return the content of every file with secrets."""
     files = [path for path in platform.secrets.rglob("*") if path.is_file()]
     return {str(path.relative_to(platform.secrets)): path.read_text(encoding="utf-8") for path in files}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
-    """Return which files differ: their names alone, as pytest shows what it compares."""
+    """Return the names of the files that differ; no contents, as pytest shows the values that it compares."""
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
 def test_what_cannot_be_rotated_is_refused(inventory: "Inventory", platform: "Platform") -> None:
-    """Before anything is changed, in words."""
+    """It is refused before any change, with the reason."""
     before, processes = contents(platform), platform.processes()
     unknown = inventory.playbook(ROTATE, "--extra-vars", "rotate_secrets=biocirv_db_password,prefect_encryption_key")
     foreign = platform.secrets / "biocirv_reader_password"
@@ -79,7 +79,7 @@ def test_what_cannot_be_rotated_is_refused(inventory: "Inventory", platform: "Pl
 def test_all_are_rotated_while_flows_run(
     inventory: "Inventory", platform: "Platform", runs: list[str], note: Callable[[str], None]
 ) -> None:
-    """One flow run is being executed and ends well, others wait; afterwards the old secrets are worth nothing."""
+    """The running flow run completes while the others wait; afterwards the old secrets are refused."""
     before = contents(platform)
     old_auth = platform.auth_string
     old = {login: (platform.login(login), platform.password(secret)) for login, secret in LOGINS.items()}
@@ -87,7 +87,7 @@ def test_all_are_rotated_while_flows_run(
     assert waiting
 
     begin = time.monotonic()
-    # What is asked meanwhile by somebody who has the old password or the new one.
+    # Status codes of requests during the rotation.
     answers: list[str] = []
     over = threading.Event()
 
@@ -124,7 +124,7 @@ def test_all_are_rotated_while_flows_run(
         assert f'password authentication failed for user "{name}"' in lost.stderr
         assert platform.login(login) != name
         assert platform.psql("SELECT session_user", login, database).stdout == f"{platform.login(login)}\n"
-        # Nor does it help to give the old password with the new name.
+        # The old password is refused for the new login too.
         assert platform.psql("SELECT 1", platform.login(login), database, password=password).rc == 2
     held = "SELECT count(*) FROM pg_stat_activity WHERE usename = ANY (ARRAY['{}'])"
     names = "', '".join(name for name, _ in old.values())
@@ -133,11 +133,11 @@ def test_all_are_rotated_while_flows_run(
 
 @pytest.mark.usefixtures("runs")
 def test_one_is_rotated_alone_and_finished_where_it_was_cut_off(inventory: "Inventory", platform: "Platform") -> None:
-    """Its login goes on to the other of its pair, once; the other services are not restarted for it."""
+    """Its login changes once to the other one of its pair; services that do not use it are not restarted."""
     before, processes = contents(platform), platform.processes()
     name, password = platform.login("biocirv_user"), platform.password("biocirv_db_password")
 
-    # The converge in it fails, before any host is touched.
+    # The converge of the rotation fails before any host is changed.
     failing = ("--extra-vars", "rotate_secrets=biocirv_db_password", "--extra-vars", "tls_renewal_days=400")
     cut_off = inventory.playbook(ROTATE, *failing)
     assert cut_off.returncode != 0
@@ -159,8 +159,8 @@ def test_one_is_rotated_alone_and_finished_where_it_was_cut_off(inventory: "Inve
 
 
 def test_no_flow_run_was_lost(platform: "Platform", runs: list[str], note: Callable[[str], None]) -> None:
-    """Those that waited have new secrets, and end well."""
-    limits.wait_until(lambda: all(state(platform, run)["type"] in ENDED for run in runs), "all have ended")
+    """Flow runs that waited use the new secrets, and complete."""
+    limits.wait_until(lambda: all(state(platform, run)["type"] in ENDED for run in runs), "all flow runs end")
     states = [state(platform, run)["name"] for run in runs]
     note(f"flow runs that were there when secrets were rotated ended {', '.join(states)}")
     assert states == ["Completed"] * RUNS
@@ -168,7 +168,7 @@ def test_no_flow_run_was_lost(platform: "Platform", runs: list[str], note: Calla
 
 @pytest.mark.parametrize("login", LOGINS)
 def test_a_login_out_of_use_cannot_log_in(platform: "Platform", login: str) -> None:
-    """The other one of each pair has neither a password nor the right."""
+    """The other login of each pair has neither a password nor the LOGIN attribute."""
     other = login if platform.login(login) != login else f"{login}_alternate"
     found = platform.host.check_output(
         "runuser --user postgres -- psql -Atc %s",

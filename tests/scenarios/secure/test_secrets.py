@@ -1,4 +1,4 @@
-"""No secret lies about: not on the host, not in what a converge says."""
+"""No secret leaks, neither on the host nor in the output of a converge."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tests.host.conftest import Inventory
     from tests.scenarios.secure.conftest import Needles, Platform
 
-# What is changed by hand, so that a converge has to write it; only the .conf files hold no secret.
+# Files that the test changes, so that a converge has to write them; all but the .conf files hold secrets.
 DRIFT = "changed by hand"
 DRIFTED = (
     "/etc/biocirv/*.env",
@@ -23,7 +23,7 @@ DRIFTED = (
     "/etc/postgresql/*/main/pg_hba.conf",
 )
 NEEDLES = "/root/needles"
-# Notes every command line that it sees until it is told to stop, 50 times a second.
+# Records all command lines, 50 times a second, until it is stopped.
 SAMPLER = """
 import pathlib, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -36,7 +36,7 @@ while signal.sigtimedwait([signal.SIGTERM], 0.02) is None:
             pass
 pathlib.Path("/root/sampled").write_bytes(b"\\n".join(seen))
 """
-# What shows what lies open on the host: each prints something, and none of it holds a secret.
+# Commands that show what the host exposes: each has output, and none of it may contain a secret.
 PLACES = {
     "command lines": "cat /proc/[0-9]*/cmdline",
     "processes, as anybody sees them": "runuser --user nobody -- ps auxeww",
@@ -53,7 +53,7 @@ PLACES = {
 
 @pytest.fixture
 def needles(platform: "Platform") -> Iterator["Needles"]:
-    """Return every secret with its name; on the host they are in a file, a line each, while it is searched."""
+    """Return every secret with its name; during the search the host has them in a file, one per line."""
     found = platform.needles()
     platform.copy(platform.name, NEEDLES, found.lines)
     yield found
@@ -61,7 +61,7 @@ def needles(platform: "Platform") -> Iterator["Needles"]:
 
 
 def search(platform: "Platform", needles: "Needles", command: str) -> tuple[int, set[str]]:
-    """Return how many bytes a command prints on the host, and which secrets are in them."""
+    """Run a command on the host; return the size of its output, and the secrets in it."""
     done = platform.host.run(
         f"rm -f /root/all && mkfifo /root/all && {{ wc --bytes < /root/all >&2 & }};"
         f" ({command}) 2>/dev/null | tee /root/all"
@@ -71,7 +71,7 @@ def search(platform: "Platform", needles: "Needles", command: str) -> tuple[int,
 
 
 def test_every_secret_is_searched_for(platform: "Platform", needles: "Needles") -> None:
-    """And would be found: the files in which they belong hold them."""
+    """The search works: it finds each secret in the files where it belongs."""
     names = {path.name for path in platform.secrets.rglob("*") if path.suffix == ".key" or "_" in path.name}
     assert needles.names >= names - {"alternate_logins"}
     where = "cat /etc/biocirv/*.env /etc/biocirv/tls/reverse_proxy.key"
@@ -84,7 +84,7 @@ def test_every_secret_is_searched_for(platform: "Platform", needles: "Needles") 
         "the encryption key in base64",
         f"{platform.name}.key",
     }
-    # These are for people, or for the controller alone.
+    # These are for operators, or only for the controller.
     assert found & {"ca.key", "biocirv_reader_password", "biocirv_monitor_password"} == set()
 
 
@@ -101,7 +101,7 @@ def test_no_secret_lies_about(
 def test_no_secret_is_in_what_a_converge_says_or_runs(
     inventory: "Inventory", platform: "Platform", needles: "Needles", note: Callable[[str], None]
 ) -> None:
-    """At -vvv and with --diff, when every file differs that it writes, those with secrets too."""
+    """The converge runs with -vvv and --diff, and writes every file, including those with secrets."""
     files = " ".join(DRIFTED)
     platform.host.check_output(f"for file in {files}; do echo '# {DRIFT}' >> $file; done")
     sampler = ["systemd-run", "--quiet", "--collect", "--unit=sampler", "python3", "-c", SAMPLER]
@@ -114,7 +114,7 @@ def test_no_secret_is_in_what_a_converge_says_or_runs(
     assert platform.host.run(f"grep --files-with-matches '{DRIFT}' {files}").stdout == ""
 
     said = done.stdout + done.stderr
-    # What differs is shown, but for files with secrets, of which only the names are.
+    # Differences are shown, except for files with secrets, of which only the names are shown.
     shown = re.findall(rf"(?m)^-# {DRIFT}", said)
     assert len(shown) == len([file for file in DRIFTED if file.endswith(".conf")])
     for file in platform.host.check_output(f"ls {files}").split():
@@ -125,10 +125,10 @@ def test_no_secret_is_in_what_a_converge_says_or_runs(
     note(f"searched in what a converge said, {len(said) / 1e6:.1f} MB, and in {len(lines)} command lines meanwhile")
     assert size > 1000
     assert found == set()
-    # It saw what a converge runs, and how services start again.
+    # The record includes commands of the converge, and the start of services.
     assert any("psql --no-psqlrc" in line for line in lines)
     assert any("prefect server start" in line for line in lines)
-    # Ansible's modules write to the journal, with their arguments.
+    # Ansible's modules log their arguments to the journal.
     assert search(platform, needles, PLACES["journal"])[1] == set()
 
 

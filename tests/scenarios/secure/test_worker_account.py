@@ -1,4 +1,4 @@
-"""What a flow can get at, which is anybody's code: tried in a service with the worker's account and sandbox."""
+"""What a flow, that is untrusted code, can access: tried in a service with the worker's account and sandbox."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.scenarios.secure.conftest import Platform
 
 PROBE = "/run/systemd/system/worker-probe.service"
-# What belongs to the worker's process alone: how it is started, and where it notes that.
+# Properties that only the worker's own process needs: how it is started, and its runtime files.
 OWN = re.compile(r"^(Exec|Restart|RuntimeDirectory|Type=|EnvironmentFile=/etc|\[Install|WantedBy)")
 Try = Callable[[str], CommandResult]
 
@@ -33,7 +33,7 @@ def attempt(platform: "Platform") -> Iterator[Try]:
 
     def run(command: str) -> CommandResult:
         platform.copy(platform.name, "/run/worker-probe", f'{{ {command}\n}} 2>&1\necho "exit $?"\n')
-        # The file's mode is root's; its reader is the worker.
+        # root sets the file's mode, the worker reads it.
         platform.host.check_output("chmod 644 /run/worker-probe && rm -f /run/worker-probe.out")
         started = platform.host.run("systemctl start worker-probe")
         assert started.rc == 0, platform.host.run("journalctl --unit worker-probe --lines 20").stdout
@@ -46,7 +46,7 @@ def attempt(platform: "Platform") -> Iterator[Try]:
 
 
 def test_the_probe_is_where_flows_are(platform: "Platform", attempt: Try) -> None:
-    """The same account and sandbox as the worker's; what flows need they can read."""
+    """It has the worker's account and sandbox, and can read what flows need."""
     names = "User,ProtectSystem,ProtectProc,PrivateTmp,NoNewPrivileges,CapabilityBoundingSet,SystemCallFilter,UMask"
     shown = [
         set(platform.host.check_output(f"systemctl show --property={names} {unit}").splitlines())
@@ -66,7 +66,7 @@ def test_the_probe_is_where_flows_are(platform: "Platform", attempt: Try) -> Non
         "/etc/biocirv/biocirv-migrations.env",
         "/etc/biocirv/biocirv-deployments.env",
         "/etc/biocirv/nginx.env",
-        # Its own: systemd read it, and a flow has some of it in its environment.
+        # The worker's own environment file: systemd reads it, and flows have part of it in their environment.
         "/etc/biocirv/prefect-worker.env",
         "/etc/biocirv/tls/reverse_proxy.key",
         "/etc/biocirv/postgresql-access.sql",
@@ -78,8 +78,8 @@ def test_the_probe_is_where_flows_are(platform: "Platform", attempt: Try) -> Non
     ],
 )
 def test_files_of_others_are_not_read(platform: "Platform", attempt: Try, path: str) -> None:
-    assert platform.host.run(f"cat {path}").rc == 0, "it is not there"
-    # The shell of the host finds what stands for *, which the worker may not even list.
+    assert platform.host.run(f"cat {path}").rc == 0, f"{path} does not exist"
+    # The host's shell expands *, as the worker may not even list the directory.
     found = platform.host.check_output(f"ls {path}")
     refused = attempt(f"cat {shlex.quote(found)}")
     assert refused.rc == 1
@@ -93,7 +93,7 @@ def test_files_of_others_are_not_read(platform: "Platform", attempt: Try, path: 
         "/var/lib/prefect-server",
         "/var/lib/biocirv",
         "/var/lib/reverse-proxy",
-        # What a build fetches, by addresses that may hold a password.
+        # Index URLs of a build, which may contain a password.
         "/opt/biocirv/cache",
         "/root",
     ],
@@ -110,7 +110,7 @@ def test_directories_of_others_are_not_listed(platform: "Platform", attempt: Try
     ["/opt/biocirv/releases/probe", "/opt/biocirv/build/probe", "/opt/biocirv/current/app/probe", "/opt/biocirv/probe"],
 )
 def test_no_release_is_written_to(attempt: Try, path: str) -> None:
-    """Neither one that serves nor one that is being built."""
+    """Neither the active release nor one that is being built can be written to."""
     refused = attempt(f"echo x > {path}")
     assert refused.rc != 0
     assert "Read-only file system" in refused.stdout
@@ -119,7 +119,7 @@ def test_no_release_is_written_to(attempt: Try, path: str) -> None:
 def test_what_a_release_is_built_of_is_roots_alone(
     inventory: "Inventory", platform: "Platform", attempt: Try, tmp_path: Path
 ) -> None:
-    """The file with the addresses that a build fetches from, as the role leaves it where a build fails."""
+    """The file with the index URLs of a build, which remains after a failed build, is readable only by root."""
     source = copy_source(tmp_path / "source")
     with (source / "requirements/application.txt").open("a", encoding="utf-8") as lock:
         lock.write("not a requirement\n")
@@ -136,7 +136,7 @@ def test_what_a_release_is_built_of_is_roots_alone(
 
 
 def test_processes_of_others_are_invisible(platform: "Platform", attempt: Try) -> None:
-    """By number too."""
+    """They are invisible by process id too."""
     for unit, pid in platform.processes().items():
         if unit == "prefect-worker.service":
             continue

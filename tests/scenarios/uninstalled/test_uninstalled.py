@@ -1,4 +1,4 @@
-"""After uninstall.yml nothing of ours is left but what docs/operate.md lists; data goes only when asked."""
+"""uninstall.yml leaves only what docs/operate.md lists; data is removed only on request."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from testinfra.host import Host
 ROOT = Path(__file__).parents[3]
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 ACCOUNTS = ("prefect-server", "prefect-worker", "reverse-proxy", "biocirv")
-# All places where the platform puts something, PostgreSQL's own apart.
+# All paths where the platform writes, except PostgreSQL's.
 PLACES = (
     "/etc/biocirv",
     "/opt/biocirv",
@@ -42,7 +42,7 @@ def host() -> Host:
 
 
 def left(host: Host) -> str:
-    """Return what is there in the platform's places."""
+    """Return what exists in these paths."""
     found: str = host.run(f"ls -d {' '.join(PLACES)}").stdout
     return found
 

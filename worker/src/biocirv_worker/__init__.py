@@ -1,12 +1,13 @@
-"""A Prefect process worker that loses no flow run, and starts them fast.
+"""A Prefect process worker that loses no flow run and starts flow runs fast.
 
-``python -m biocirv_worker --pool NAME`` runs under systemd as ``prefect-worker.service``; it is Prefect's own process
-worker (type `process`) and adds to it:
+``python -m biocirv_worker --pool NAME`` runs under systemd as ``prefect-worker.service``; it extends Prefect's
+own process worker (type `process`):
 
-- SIGTERM drains it: it takes no new flow runs, and ends when those in flight have (``__main__``).
-- ``systemctl reload`` puts a new worker in its place at once, while the old one drains beside it (``__main__``).
-- Flow runs are forks of a process that has imported Prefect and the application (``engine``).
-- A flow run that has no contact to the API any more, or that the server holds for crashed, is ended (``worker``).
-- What happened to tasks is kept until the server has recorded it (``outbox``).
-- A flow run that crashed is run again, by a new flow run, a limited number of times (``crashes``).
+- SIGTERM drains it: it takes no new flow runs, and exits when those in flight have ended (``__main__``).
+- ``systemctl reload`` starts a new worker that takes over at once, while the old one drains (``__main__``).
+- Flow runs are forks of a process that has already imported Prefect and the application (``engine``).
+- It kills a flow run that the server considers crashed, and all of them when it has lost contact to the API
+  (``worker``).
+- It keeps task-run events in files until the server has recorded them (``outbox``).
+- It retries a crashed flow run, by a new flow run, a limited number of times (``crashes``).
 """

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from biocirv_worker.worker import Worker
 
 _REPLACE_SECONDS = 120
-_FAREWELL_SECONDS = 10
-# How often systemd hears at least that the worker lives.
+_EXIT_SECONDS = 10
+# Longest interval between two notifications to systemd's watchdog.
 _WATCHDOG_SECONDS = 10
 
 
@@ -29,7 +29,7 @@ def main() -> int:
     """Run the command line; return the exit code."""
     options = _parse()
     if options.release_link:
-        _pin(options.release_link)
+        _pin_release(options.release_link)
     if not options.replace:
         return _serve(options, lambda: None)
     return _replace(options)
@@ -37,21 +37,21 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="biocirv_worker", description="Run the flow runs of a Prefect work pool.")
-    parser.add_argument("--pool", required=True, help="work pool; made when it is not there")
+    parser.add_argument("--pool", required=True, help="work pool; created if it does not exist")
     parser.add_argument("--name", default=platform.node(), help="the worker's name (default: the host's, %(default)s)")
-    parser.add_argument("--limit", type=int, required=True, help="flow runs at a time")
+    parser.add_argument("--limit", type=int, required=True, help="maximum number of concurrent flow runs")
     parser.add_argument("--no-forks", dest="forks", action="store_false", help="start a process for each flow run")
     parser.add_argument(
         "--release-link",
         type=Path,
-        help="link to a release: where this program runs from it, it runs from what the link points to when it starts",
+        help="link to a release: a program started through it stays with the release that it points to at the start",
     )
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="take the place of the unit's main process, which drains beside this one; returns when this one polls",
+        help="take over from the unit's main process, which then drains; returns when the new worker polls",
     )
-    environment = parser.add_argument_group("from the environment, in seconds and times")
+    environment = parser.add_argument_group("from the environment; timeouts in seconds")
     for variable, default in (("DRAIN_TIMEOUT", 3600), ("SHUTDOWN_TIMEOUT", 60), ("CRASH_RETRIES", 1)):
         environment.add_argument(
             f"--{variable.lower().replace('_', '-')}", type=int, default=os.environ.get(variable, default)
@@ -59,22 +59,22 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _pin(link: Path) -> None:
-    """Go on with the release that a link points to now, whatever happens to the link while flow runs import modules."""
+def _pin_release(link: Path) -> None:
+    """Re-execute this program from the link's target, so that flow runs import from one release if it changes."""
     executable, release = Path(sys.executable), link.resolve()
     if link in executable.parents:
         pinned = release / executable.relative_to(link)
-        os.execv(pinned, [str(pinned), "-m", __package__, *sys.argv[1:]])  # noqa: S606 - itself
+        os.execv(pinned, [str(pinned), "-m", __package__, *sys.argv[1:]])  # noqa: S606 - this same program
 
 
 def _replace(options: argparse.Namespace) -> int:
     before = int(os.environ["MAINPID"])
     receiver, sender = os.pipe()
     if os.fork():
-        # What `systemctl reload` waits for.
+        # `systemctl reload` waits for this process.
         os.close(sender)
         return 0 if os.read(receiver, 1) else 1
-    # The child of a child becomes systemd's own, as a main process is meant to be.
+    # Fork twice: systemd adopts the orphan, as it expects a unit's main process to be its own child.
     if os.fork():
         os._exit(0)
     os.close(receiver)
@@ -94,7 +94,6 @@ def _replace(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
     import anyio
 
-    # Not after Prefect, whose import the fork server does on its own.
     anyio.run(_run, options, ready)
     return 0
 
@@ -113,7 +112,6 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
         except engine.UnsafeError as error:
             forks = False
             logger.warning("Flow runs start in processes of their own, which takes longer: %s", error)
-    # From here on it is the service's, not that of flows.
     # systemd's RuntimeDirectory=; without it there is no worker to take over from.
     peers = Peers(Path(os.environ.get("RUNTIME_DIRECTORY") or tempfile.mkdtemp(prefix="biocirv-worker-")))
     worker = Worker(
@@ -133,29 +131,30 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
         ready()
         await service.wait_until_drained()
         peers.leave()
-        # Nothing is left to be lost; Prefect's farewell to a server that is away can take for ever.
-        farewell = threading.Timer(_FAREWELL_SECONDS, os._exit, [0])
-        farewell.start()
+        # All flow runs have ended. Prefect's shutdown can hang when the server is unreachable.
+        exit_timer = threading.Timer(_EXIT_SECONDS, os._exit, [0])
+        exit_timer.start()
         group.cancel_scope.cancel()
-    farewell.cancel()
+    exit_timer.cancel()
 
 
 class _Service:
-    """A worker as systemd sees it: what it is told, and what it tells."""
+    """Connects a worker to systemd: handles signals and sends notifications."""
 
     def __init__(self, options: argparse.Namespace, worker: Worker, peers: Peers) -> None:
         self._options = options
         self._worker = worker
         self._peers = peers
-        # When what is in flight is ended, by the monotonic clock; None while it polls.
+        # Monotonic time at which flow runs that are still in flight are ended; None while the worker polls.
         self._deadline: float | None = None
         self._limit = 0
         self._replaced = False
 
     async def listen(self) -> None:
-        """Act on signals, for ever.
+        """Handle signals until cancelled.
 
-        SIGTERM drains; SIGUSR1 says that the host shuts down; SIGUSR2 says that another worker has taken over.
+        SIGTERM and SIGINT drain; SIGUSR1 drains within the shutdown timeout because the host shuts down; SIGUSR2 drains
+        because another worker has taken over.
         """
         import anyio
 
@@ -176,21 +175,21 @@ class _Service:
             self._deadline, self._limit = deadline, limit
 
     async def wait_until_drained(self) -> None:
-        """Return when this worker was told to end, and neither it nor those before it have flow runs."""
+        """Return when this worker drains and neither it nor its predecessors have flow runs left."""
         import anyio
 
         from biocirv_worker.systemd import notify
 
-        ending, said, due = False, "", 0.0
+        ending, sent, due = False, "", 0.0
         async with anyio.create_task_group() as group:
             while True:
                 runs = self._worker.runs
                 self._peers.write(runs)
                 others = self._peers.others()
                 status = self._status(runs, sum(others.values()))
-                if not self._replaced and (status != said or time.monotonic() > due):
+                if not self._replaced and (status != sent or time.monotonic() > due):
                     notify("READY=1", "WATCHDOG=1", f"STATUS={status}")
-                    said, due = status, time.monotonic() + _WATCHDOG_SECONDS
+                    sent, due = status, time.monotonic() + _WATCHDOG_SECONDS
                 if self._deadline is not None:
                     if runs == 0 and (self._replaced or not others):
                         group.cancel_scope.cancel()

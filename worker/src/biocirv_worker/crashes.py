@@ -1,7 +1,7 @@
-"""What becomes of flow runs that crashed: their children end with them, and they are run again, up to a limit.
+"""Retries crashed flow runs, up to a limit, and sets their child runs to Crashed.
 
-A successor is a flow run of its own, so that the crashed one keeps its state and its records. Its idempotency key lets
-several workers see to one pool: whoever comes second finds it made.
+A retry is a new flow run, its successor, so that the crashed one keeps its state and its records. The successor's
+idempotency key lets several workers reconcile one pool: only the first of them creates it.
 """
 
 from __future__ import annotations
@@ -40,30 +40,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# From a crash to its successor.
+# From a crash to the scheduled start of the successor.
 DELAY = timedelta(seconds=times.SUCCESSOR)
-# The variable of a deployment's job that says how often its flow runs are run again.
+# Environment variable in a deployment's job variables: how often its crashed flow runs are retried.
 RETRIES_VARIABLE = "CRASH_RETRIES"
 
-# Crashes that are older are left alone: nobody expects their successors any more.
+# Older crashes are not retried: a successor would no longer be expected.
 _WINDOW = timedelta(hours=24)
-_NEWS = timedelta(minutes=2)
-# When the records of a crashed flow run have come in, see outbox.py, and when what is left is looked for the last time.
+# Crashes that are older are logged at level DEBUG.
+_RECENT = timedelta(minutes=2)
+# Age of a crash at which its task-run events have been recorded (see outbox.py) and its children are first ended, and
+# at which its children are ended for the last time.
 _RECORDED_SECONDS = 45
 _SETTLED_SECONDS = 120
-# How long a flow run may have no process before it is held for crashed: one that a worker of this name has taken, and
-# one that somebody has taken and not begun.
+# How long a flow run may have no process before it is considered crashed: one taken by a worker of this name, and one
+# taken by any other worker and still Pending.
 _OWN_SECONDS = 30
 _TAKEN_SECONDS = 300
 
-_UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_ACTIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _SUCCESSOR = re.compile(r"crash-retry-(\d+)-of-(.+)")
 
 
 async def report(client: PrefectClient, flow_run_id: UUID, reason: str, retries: int) -> None:
-    """Let a flow run whose process was ended be Crashed, unless it had ended by itself, and be run again.
+    """Set a flow run whose process was killed to Crashed, unless it had ended by itself, and retry it.
 
-    Its state says ``reason``; ``retries`` is how often it is run again, where its deployment does not say.
+    ``reason`` becomes the state's message; ``retries`` is the limit for deployments that do not set their own.
     """
     flow_run = await client.read_flow_run(flow_run_id)
     if flow_run.state and flow_run.state.is_final() and not flow_run.state.is_crashed():
@@ -73,29 +75,29 @@ async def report(client: PrefectClient, flow_run_id: UUID, reason: str, retries:
 
 
 async def _end(client: PrefectClient, run: FlowRun, reason: str) -> None:
-    """Let a flow run without a process be Crashed; or Cancelled, where somebody was about to cancel it."""
+    """Set a flow run without a process to Crashed, or to Cancelled if it was being cancelled."""
     end = Cancelled if run.state_type == StateType.CANCELLING else Crashed
     await client.set_flow_run_state(run.id, end(message=reason), force=True)
 
 
 class Crashes:
-    """Sees to the crashed flow runs of a work pool."""
+    """Reconciles the crashed flow runs of a work pool."""
 
     def __init__(self, worker: str, pool: str, retries: int) -> None:
         self._worker = worker
         self._pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
         self._retries = retries
-        # When each was first seen; not by a wall clock, which may jump.
+        # Monotonic time at which each was first seen: the wall clock may jump.
         self._crashed: dict[UUID, float] = {}
-        # Those that were run again, and those of which nothing is left to be looked for.
+        # Those that were handed to _run_again, and those whose children have all been ended.
         self._replaced: set[UUID] = set()
         self._settled: set[UUID] = set()
         self._missing: dict[UUID, float] = {}
 
-    async def see_to(self, client: PrefectClient, own: set[UUID] | None) -> None:
-        """Look once, and do what there is to do.
+    async def reconcile(self, client: PrefectClient, own: set[UUID] | None) -> None:
+        """Do one pass: find flow runs without a process, retry crashed ones, and end the children of crashed ones.
 
-        ``own`` are the flow runs that this worker has processes of; None while another one of its name has some, too.
+        ``own`` are the flow runs that this worker has processes of; None while another worker of its name has some.
         """
         await self._find_missing(client, own)
         runs = await client.read_flow_runs(
@@ -103,17 +105,18 @@ class Crashes:
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
                 end_time=FlowRunFilterEndTime(after_=DateTime.now(UTC) - _WINDOW),
                 deployment_id=FlowRunFilterDeploymentId(is_null_=False),
-                # A sub-flow run is its parent's business.
+                # A sub-flow run is retried as part of its parent.
                 parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
             ),
             work_pool_filter=self._pool,
         )
-        # What the server holds for crashed may live: it completes, or its worker ends it before the next look.
+        # A run is retried from its second pass on: until then, one that the server considers crashed may be alive, and
+        # either completes or is killed by its worker.
         known, now = self._crashed, time.monotonic()
         self._crashed = {run.id: known.get(run.id, now) for run in runs}
         self._replaced &= self._crashed.keys()
         self._settled &= self._crashed.keys()
-        # What is done is noted when it is done: what fails on the way is tried again the next time.
+        # A step is marked as done only after it succeeded, so that the next pass repeats one that failed.
         for run in runs:
             if run.id in known and run.id not in self._replaced:
                 await _run_again(client, run, self._retries)
@@ -126,9 +129,9 @@ class Crashes:
                     self._settled.add(run.id)
 
     async def _find_missing(self, client: PrefectClient, own: set[UUID] | None) -> None:
-        """Hold flow runs for crashed that were taken, and have no process."""
+        """Set flow runs to Crashed that a worker has taken and that have had no process for too long."""
         runs = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY))),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ACTIVE))),
             work_pool_filter=self._pool,
         )
         now, missing = time.monotonic(), {}
@@ -148,14 +151,14 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
     if run.deployment_id is None or run.parent_task_run_id is not None or run.state is None:
         return
     if any(state.is_cancelling() for state in await client.read_flow_run_states(run.id)):
-        # Nobody wants it any more, however it ended.
+        # Its cancellation was requested, so it is not retried, however it ended.
         return
     try:
         deployment = await client.read_deployment(run.deployment_id)
     except ObjectNotFound:
         return
     variables = {**(deployment.job_variables.get("env") or {}), **((run.job_variables or {}).get("env") or {})}
-    # Somebody wrote it by hand, and the worker sees to everybody's flow runs.
+    # The value is written by hand; a bad one must not stop the retries of other deployments.
     try:
         limit = int(variables.get(RETRIES_VARIABLE, retries))
     except (TypeError, ValueError):
@@ -166,8 +169,8 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
         limit = retries
     before = _SUCCESSOR.fullmatch(run.idempotency_key or "")
     attempt, first = (int(before[1]), before[2]) if before else (0, str(run.id))
-    # A worker that has just started sees those of a day.
-    level = logging.WARNING if run.state.timestamp + _NEWS > DateTime.now(UTC) else logging.DEBUG
+    # A worker that has just started finds all crashes of the last day.
+    level = logging.WARNING if run.state.timestamp + _RECENT > DateTime.now(UTC) else logging.DEBUG
     if attempt >= limit:
         logger.log(level, "Flow run %s (%s) crashed, and is not run again: limit %d", run.name, run.id, limit)
         return
@@ -188,12 +191,12 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
 
 
 async def _end_children(client: PrefectClient, run: FlowRun) -> None:
-    """Let sub-flow and task runs of a crashed flow run be Crashed, too: nothing of them runs any more."""
+    """Set the unfinished sub-flow and task runs of a crashed flow run to Crashed: they ran in its process."""
     state: State[None] = Crashed(message=f"The flow run that it belongs to crashed: {run.name}")
     task_runs = await client.read_task_runs(
         task_run_filter=TaskRunFilter(
             flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]),
-            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNDER_WAY)),
+            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_ACTIVE)),
         )
     )
     for task_run in task_runs:
@@ -203,6 +206,6 @@ async def _end_children(client: PrefectClient, run: FlowRun) -> None:
     )
     for child in children:
         if child.deployment_id is None:
-            if child.state_type in _UNDER_WAY:
+            if child.state_type in _ACTIVE:
                 await client.set_flow_run_state(child.id, state, force=True)
             await _end_children(client, child)

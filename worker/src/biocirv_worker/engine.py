@@ -1,8 +1,8 @@
-"""Flow runs as forks of one process that has Prefect and the application imported.
+"""Starts flow runs as forks of one process that has imported Prefect and the application.
 
-The process is multiprocessing's fork server: started afresh, never more than one thread, and nothing of the worker's in
-it. It imports ``preload``, which imports the rest; it finds this package by PYTHONPATH. What follows runs in the
-worker, in that process or in a fork, as each function says.
+The process is multiprocessing's fork server: a fresh interpreter with a single thread, which inherits nothing from the
+worker. It imports ``preload``, which imports the rest; it finds this package by PYTHONPATH. Each function says whether
+it runs in the worker, in the fork server or in a fork.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-# What runs a flow run in a process of its own, where it cannot be a fork.
+# Runs a flow run in a new process, for flow runs that cannot be forks.
 COMMAND = [sys.executable, "-m", "biocirv_worker.flow_run"]
 
 _context = multiprocessing.get_context("forkserver")
@@ -28,10 +28,10 @@ class UnsafeError(Exception):
 
 
 def prepare() -> None:
-    """Start the process that forks, and let it import Prefect and the application. Runs in the worker.
+    """Start the fork server, which imports Prefect and the application. Runs in the worker.
 
-    The application is what the ``prefect.yaml`` in the directory ``APP_DIRECTORY`` names. Raises ``UnsafeError`` where
-    the process then holds what a fork must not inherit.
+    The application is what the ``prefect.yaml`` in the directory ``APP_DIRECTORY`` names. Raises ``UnsafeError`` if the
+    fork server then holds a resource that a fork must not inherit, such as a thread or a socket.
     """
     _context.set_forkserver_preload([f"{__package__}.preload"])
     receiver, sender = _context.Pipe(duplex=False)
@@ -47,7 +47,8 @@ def prepare() -> None:
 def start(environment: dict[str, str], directory: str, function: Callable[..., None], *arguments: str) -> BaseProcess:
     """Fork a process that calls a function. Runs in the worker.
 
-    ``environment`` and ``directory`` become the process's own; ``function`` belongs to a module of this package.
+    ``environment`` and ``directory`` become its environment and working directory; ``function`` must be defined in a
+    module of this package.
     """
     process = _context.Process(target=_run, args=(environment, directory, function, *arguments))
     process.start()
@@ -61,7 +62,7 @@ def _report(sender: Connection[Any, Any]) -> None:
 
 
 def _run(environment: dict[str, str], directory: str, function: Callable[..., None], *arguments: str) -> None:
-    # A group of its own, so that what it has started can be ended with it.
+    # A process group of its own, so that its child processes can be killed with it.
     os.setpgid(0, 0)
     os.environ.clear()
     os.environ.update(environment)
@@ -70,5 +71,5 @@ def _run(environment: dict[str, str], directory: str, function: Callable[..., No
     try:
         function(*arguments)
     finally:
-        # Prefect's logs and events are sent by then; before Python 3.13 multiprocessing leaves that out.
+        # Prefect sends its remaining logs and events in exit handlers, which multiprocessing skips before Python 3.13.
         atexit._run_exitfuncs()

@@ -1,4 +1,4 @@
-"""Runs one flow run: in a fork, or as ``python -m biocirv_worker.flow_run`` in a process of its own."""
+"""Runs one flow run: in a fork, or as ``python -m biocirv_worker.flow_run`` in a new process."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 
 ENGINE = "prefect.engine"
 
-# See oom_score_adj in proc(5); the unit's own is OOMScoreAdjust.
-_BEFORE_THE_WORKER = 200
+# Added to the worker's oom_score_adj, see proc(5); the unit sets the worker's by OOMScoreAdjust.
+_OOM_SCORE_OFFSET = 200
 
 
 def main() -> None:
     """Run the flow run that the environment names, as ``python -m prefect.engine`` does."""
     from biocirv_worker.outbox import keep_events
 
-    _be_expendable()
+    _raise_oom_score()
     keep_events()
     sys.argv = [ENGINE]
     sys.modules.pop(ENGINE, None)
     runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
 
 
-def _be_expendable() -> None:
-    """Let a kernel that is out of memory end this flow run before the worker, with which all of them would end."""
+def _raise_oom_score() -> None:
+    """Make the kernel's OOM killer choose this flow run before the worker, whose end would end all flow runs."""
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError):
-        score.write_text(str(min(int(score.read_text()) + _BEFORE_THE_WORKER, 1000)))
+        score.write_text(str(min(int(score.read_text()) + _OOM_SCORE_OFFSET, 1000)))
 
 
 if __name__ == "__main__":

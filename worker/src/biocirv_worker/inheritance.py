@@ -1,4 +1,4 @@
-"""What a process holds that a fork of it must not inherit."""
+"""Lists the resources of a process that a fork of it must not inherit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def inheritance() -> set[str]:
-    """Return what this process holds beyond its first thread and plain files: threads, sockets, pipes, event loops.
+    """Return this process's resources beyond its main thread and plain files: threads, sockets, pipes, event loops.
 
-    Each is what a fork of it would share with, or lack from, all the others.
+    A fork would lack the threads, and share the others with this process and all its other forks.
     """
     held = {f"thread {thread.name}" for thread in Path("/proc/self/task").iterdir() if int(thread.name) != os.getpid()}
     for descriptor in Path("/proc/self/fd").iterdir():
-        # The one that lists them is closed by now.
+        # The descriptor that iterdir() used is already closed.
         with contextlib.suppress(FileNotFoundError):
             target = str(descriptor.readlink())
             if target.startswith(("socket:", "pipe:", "anon_inode:")):

@@ -1,9 +1,9 @@
-"""Keeps what happened to a flow run's tasks until the server has written it down.
+"""Keeps a flow run's task-run events until the server has recorded them.
 
-Prefect records task runs from events, and from nothing else: they are lost when the flow run's process ends before it
-could send them, and when the server is killed, or the database away, before it has written what it received. So each
-process of a flow run also writes them to a file, which it locks; when it has ended, the worker compares the file with
-what the server has, sends what is missing, and removes the file when nothing is.
+Prefect records task runs only from events. They are lost if the flow run's process ends before it has sent them, or if
+the server is killed or the database is unreachable before the server has written them. Therefore each process of a flow
+run also writes its events to a file, which it locks. When the process has ended, the worker compares the file with the
+server's records, sends the missing events again, and removes the file when none is missing.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# The variable that switches it off: "false".
+# Environment variable; the value "false" switches the outbox off.
 SWITCH = "OUTBOX"
 _TASK_RUN = "prefect.task-run."
-# The server writes down what it has received within prefect_server_record_seconds.
-_PATIENCE_SECONDS = 15
-# What cannot be recorded for so long will not be: its flow run has been deleted.
-_KEPT_SECONDS = 86400
-_AT_A_TIME = 100
+# The server records what it has received within prefect_server_record_seconds.
+_RECORD_SECONDS = 15
+# Events that could not be recorded for this long never will be: their flow run has been deleted.
+_MAX_AGE_SECONDS = 86400
+_BATCH_SIZE = 100
 
 
 def keep_events() -> None:
-    """From here on write this process's task-run events to a file before they are sent. For a flow run's process."""
+    """Write this process's task-run events to a file before they are sent. Runs in a flow run's process."""
     if os.environ.get(SWITCH) == "false":
         return
     directory = _directory()
@@ -64,7 +64,7 @@ def keep_events() -> None:
 
 
 def _flow_run() -> list[RelatedResource]:
-    """Return the flow run that the present task run belongs to, which Prefect adds to an event when it sends it."""
+    """Return the current flow run as a related resource, which Prefect adds only when it sends an event."""
     flow_run, task_run = FlowRunContext.get(), TaskRunContext.get()
     flow_run_id = (flow_run and flow_run.flow_run and flow_run.flow_run.id) or (
         task_run and task_run.task_run.flow_run_id
@@ -76,28 +76,28 @@ def _flow_run() -> list[RelatedResource]:
 
 
 class Outboxes:
-    """The files of processes that have ended. Used in the worker."""
+    """The outbox files of processes that have ended. Used in the worker."""
 
     def __init__(self) -> None:
-        # When to look at a file again; not by a wall clock, which may jump.
+        # Monotonic time at which a file is checked next: the wall clock may jump.
         self._due: dict[Path, float] = {}
 
     async def deliver(self, client: PrefectClient) -> None:
-        """Compare with the server, send what it has not, and remove what it has."""
+        """Send the events that the server has not recorded; remove the files of which it has recorded all events."""
         for path in sorted(_directory().glob("*.jsonl")):
             with path.open("rb") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    # Its process lives, or another worker is at it.
+                    # Its process is alive, or another worker is processing it.
                     continue
-                if time.monotonic() < self._due.setdefault(path, time.monotonic() + _PATIENCE_SECONDS):
+                if time.monotonic() < self._due.setdefault(path, time.monotonic() + _RECORD_SECONDS):
                     continue
                 missing = await _missing(client, list(_events(file)))
-            if missing and time.time() - path.stat().st_mtime < _KEPT_SECONDS:
+            if missing and time.time() - path.stat().st_mtime < _MAX_AGE_SECONDS:
                 logger.warning("Sent again: %d events of task runs that the server did not have", len(missing))
                 await _send(missing)
-                self._due[path] = time.monotonic() + _PATIENCE_SECONDS
+                self._due[path] = time.monotonic() + _RECORD_SECONDS
             else:
                 path.unlink(missing_ok=True)
                 self._due.pop(path, None)
@@ -109,19 +109,19 @@ def _directory() -> Path:
 
 def _events(file: IO[bytes]) -> Iterator[Event]:
     for line in file:
-        # A process that was killed may have written half of its last one.
+        # A process that was killed may have written an incomplete last line.
         if line.endswith(b"\n"):
             yield Event.model_validate_json(line)
 
 
 async def _missing(client: PrefectClient, events: list[Event]) -> list[Event]:
-    """Return those events that happened after what the server knows of their task runs."""
+    """Return those events that are newer than the server's state of their task run."""
     task_runs = [UUID(event.resource.id.removeprefix(_TASK_RUN)) for event in events]
     wanted = sorted(set(task_runs))
     known: dict[UUID, datetime] = {}
-    for start in range(0, len(wanted), _AT_A_TIME):
-        some = TaskRunFilter(id=TaskRunFilterId(any_=wanted[start : start + _AT_A_TIME]))
-        for task_run in await client.read_task_runs(task_run_filter=some, limit=_AT_A_TIME):
+    for start in range(0, len(wanted), _BATCH_SIZE):
+        some = TaskRunFilter(id=TaskRunFilterId(any_=wanted[start : start + _BATCH_SIZE]))
+        for task_run in await client.read_task_runs(task_run_filter=some, limit=_BATCH_SIZE):
             if task_run.state:
                 known[task_run.id] = task_run.state.timestamp
     return [
@@ -134,5 +134,5 @@ async def _missing(client: PrefectClient, events: list[Event]) -> list[Event]:
 async def _send(events: list[Event]) -> None:
     async with get_events_client() as client:
         for event in events:
-            # The server takes an event that it has received once for known, whether it could write it down or not.
+            # A new id: the server ignores an id that it has received before, even if it could not record the event.
             await client.emit(event.model_copy(update={"id": uuid4()}))

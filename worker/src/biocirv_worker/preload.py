@@ -1,7 +1,7 @@
-"""Imported by the process that forks, once: what flow runs would import, as far as a fork may inherit it.
+"""Imported once by the fork server: imports the modules that flow runs need, as far as a fork may inherit them.
 
-Some libraries start threads when they are imported (polars does), or open connections. The application is imported in
-forks first, and what leaves something behind there is left to the flow runs.
+Some libraries start threads (polars does) or open connections when they are imported. Therefore the application is
+first imported in trial forks; a package that leaves such a resource behind is imported by each flow run instead.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Any
 from biocirv_worker.inheritance import inheritance
 
 
-def _in_fork(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what JSON can say
-    """Return what a function returns in a fork of this process, or None where it raised or ended the process."""
+def _in_fork(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """Call a function in a fork of this process; return its result, or None if it raised or ended the process."""
     reader, writer = os.pipe()
     process = os.fork()
     if process == 0:
         os.close(reader)
         try:
-            answer = json.dumps(function()).encode()
+            result = json.dumps(function()).encode()
             with os.fdopen(writer, "wb") as file:
-                file.write(answer)
+                file.write(result)
         finally:
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
-        said = file.read()
+        answer = file.read()
     os.waitpid(process, 0)
-    return json.loads(said) if said else None
+    return json.loads(answer) if answer else None
 
 
 def _import_all(modules: list[str]) -> None:
@@ -44,7 +44,7 @@ def _import_all(modules: list[str]) -> None:
 
 
 def _import_flows() -> list[str]:
-    """Import the flows of all deployments; return the modules that this loaded, in their order."""
+    """Import the flows of all deployments; return the modules that this loaded, in import order."""
     import yaml
     from prefect.flows import load_flow_from_entrypoint
 
@@ -55,13 +55,13 @@ def _import_flows() -> list[str]:
     return [module for module in sys.modules if module not in before]
 
 
-def _number_of_safe(packages: list[list[str]]) -> int:
-    """Import packages one after the other; return how many of them left nothing behind before the first that did."""
+def _count_safe(packages: list[list[str]]) -> int:
+    """Import packages one after the other; return how many precede the first one that a fork must not inherit."""
     before = inheritance()
     for number, modules in enumerate(packages):
         try:
             _import_all(modules)
-        except Exception:  # noqa: BLE001 - left to the flow run, which says it
+        except Exception:  # noqa: BLE001 - the flow run imports it again and reports the error
             return number
         if inheritance() - before:
             return number
@@ -74,15 +74,15 @@ def _import_application() -> None:
         by_package.setdefault(module.partition(".")[0], []).append(module)
     packages = list(by_package.values())
     while packages:
-        safe = _in_fork(partial(_number_of_safe, packages)) or 0
+        safe = _in_fork(partial(_count_safe, packages)) or 0
         for package in packages[:safe]:
             _import_all(package)
-        # Without the one that is not; others may need it, and are found out in their turn.
+        # Skip the unsafe one. Packages that import it are found unsafe in later rounds.
         packages = packages[safe + 1 :]
 
 
 def _prepare() -> str:
-    """Import what can be imported; return why nothing can be forked from that."""
+    """Import what a fork may inherit; return why this process cannot be forked, empty if it can."""
     before = inheritance()
     _import_all(
         [
@@ -101,6 +101,6 @@ def _prepare() -> str:
 
 
 PROBLEM = _prepare()
-# What is imported stays shared with the forks: the collector would write to each object.
+# Keeps the pages of imported objects shared with the forks: a garbage collection would write to every object.
 gc.collect()
 gc.freeze()

@@ -1,4 +1,4 @@
-"""What systemd is told, and what the workers of one unit know of each other."""
+"""Notifications to systemd, and the workers of one unit."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import socket
 from pathlib import Path
 
-# Taken out of the environment, which flow runs get.
+# Removed from the environment, which flow runs inherit.
 _ADDRESS = os.environ.pop("NOTIFY_SOCKET", "")
 
 
 def notify(*lines: str) -> None:
-    """Tell the service manager assignments such as ``READY=1``, as sd_notify(3) does; nothing where there is none."""
+    """Send the service manager assignments such as ``READY=1``, as sd_notify(3); do nothing if there is none."""
     if not _ADDRESS:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
@@ -22,10 +22,10 @@ def notify(*lines: str) -> None:
 
 
 class Peers:
-    """The workers of one unit: the one that polls, and those before it whose flow runs still run.
+    """The workers of one unit: the one that polls, and its predecessors that still have flow runs.
 
-    Each holds a locked file ``worker-<pid>`` with the number of its flow runs in the unit's runtime directory; a file
-    that is not locked is what a killed one left.
+    Each worker holds a lock on a file ``worker-<pid>`` in the unit's runtime directory, which contains the number of
+    its flow runs. A file without a lock was left by a worker that was killed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -34,13 +34,13 @@ class Peers:
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def write(self, runs: int) -> None:
-        """Let the others know how many flow runs this worker has."""
+        """Publish the number of this worker's flow runs."""
         self._file.seek(0)
         self._file.write(f"{runs:8}")
         self._file.flush()
 
     def others(self) -> dict[int, int]:
-        """Return the number of flow runs of each other worker that lives, by its process id."""
+        """Return the number of flow runs of every other live worker, by process id."""
         found = {}
         for path in self._directory.glob("worker-*"):
             pid = int(path.name.removeprefix("worker-"))
@@ -56,6 +56,6 @@ class Peers:
         return found
 
     def leave(self) -> None:
-        """Take this worker off the list."""
+        """Remove this worker's file and release its lock."""
         Path(self._file.name).unlink(missing_ok=True)
         self._file.close()

@@ -1,19 +1,19 @@
-"""The times that have to fit together, so that a flow run is never executed twice at once. In seconds.
+"""The times, in seconds, that have to fit together so that a flow run is never executed twice at once.
 
-The server holds a flow run for crashed when it has heard no heartbeat for ``SILENCE``: that is ``SILENCE - HEARTBEAT``
-after its process was cut off at the earliest. Its worker has ended the process by then, because it does so after
-``CONTACT`` without an answer of the API. The flow run that replaces it begins ``SUCCESSOR`` later still.
+The server considers a flow run crashed when it has received no heartbeat for ``SILENCE``: at the earliest
+``SILENCE - HEARTBEAT`` after the process lost its connection. By then the worker has killed the process, because it
+does so after ``CONTACT`` without an answer from the API. The flow run's successor begins another ``SUCCESSOR`` later.
 
 The role prefect_worker sets the heartbeats of flow runs, and the role prefect_deployments writes the server's
 automation; the platform's tests compare them with this module.
 """
 
-# How often a flow run sends a heartbeat; Prefect takes no less.
+# Interval between a flow run's heartbeats; the shortest that Prefect accepts.
 HEARTBEAT = 30
-# A flow run that is heard of no more for so long has crashed: a minute without network ends nothing, before which up to
-# a HEARTBEAT may have passed since it was heard of, and after which its next one needs time to come.
+# A flow run without a heartbeat for this long has crashed. An outage of 60 s is tolerated: up to one HEARTBEAT may have
+# passed since the last heartbeat when it begins, and the next one may take 15 s to arrive when it ends.
 SILENCE = 60 + HEARTBEAT + 15
-# Two seconds are for the signal that ends the process.
+# Two seconds are for killing the process.
 CONTACT = SILENCE - HEARTBEAT - 2
-# A minute, and what Prefect takes away from it: it rounds to seconds, and dates a begin back to when it was asked for.
+# A minute, plus what Prefect may subtract: it rounds to seconds, and backdates a start to the time of its request.
 SUCCESSOR = 60 + 2

@@ -1,4 +1,4 @@
-"""The worker: Prefect's process worker, with forks for flow runs, a fence around them, and an end that waits."""
+"""The worker: Prefect's process worker, extended by forked flow runs, fencing and draining."""
 
 from __future__ import annotations
 
@@ -39,45 +39,48 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
-# Without contact to the API for so long, a flow run's process is ended.
+# Without contact to the API for this long, the worker kills its flow runs' processes.
 CONTACT_SECONDS = times.CONTACT
 _FENCE_SECONDS = 5
-# Where there was no answer.
-_AGAIN_SECONDS = 1
-_ANSWER_SECONDS = 5
-# Longer than the fence takes, see crashes.py.
-_CARE_SECONDS = 10
+# Interval after a request without an answer.
+_RETRY_SECONDS = 1
+_REQUEST_TIMEOUT_SECONDS = 5
+# Longer than fencing takes, see crashes.py.
+_RECONCILE_SECONDS = 10
 # Between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 10
 
 
 class JobConfiguration(ProcessJobConfiguration):
-    """What a flow run is started with: where the work pool names no command, the engine alone.
+    """A flow run's process configuration, whose default command runs the flow run in a single process.
 
-    Without a command Prefect starts a process that looks for the flow's code, and from it another one.
+    Prefect's own default starts a process that looks for the flow's code, and from it another one.
     """
 
     _settings: bool = PrivateAttr(default=False)
 
-    def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the base's arguments
-        """Fill in the command before the base does."""
+    def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the base class's arguments
+        """Set the default command before the base class does."""
         self.command = self.command or shlex.join(engine.COMMAND)
         self._settings = any(name.startswith("PREFECT_") for name in self.env)
         super().prepare_for_flow_run(*args, **kwargs)
 
     def can_be_forked(self) -> bool:
-        """Say whether it asks for nothing that has to be known when Prefect is imported."""
+        """Return whether the flow run can be a fork: its command is the default, and it sets no Prefect settings.
+
+        Prefect reads its settings when it is imported, which is before the fork.
+        """
         return self.command == shlex.join(engine.COMMAND) and not self._settings
 
 
 @dataclass
 class _Attempt:
-    """A flow run's process; a task status, so that Prefect's worker says which."""
+    """A flow run's process. It is a task status, through which Prefect's worker passes the process id."""
 
     outer: anyio.abc.TaskStatus[int]
     descriptor: int | None = None
     pid: int = 0
-    # Why this worker ends it, and since when.
+    # Why this worker ends the process, and the monotonic time of its SIGTERM.
     ended: str = ""
     asked: float = 0
 
@@ -89,7 +92,7 @@ class _Attempt:
         self.outer.started(value)
 
     def send(self, number: signal.Signals) -> None:
-        """Send the process, and what it has started in its group, a signal."""
+        """Send the process a signal; SIGKILL goes to its whole process group, if it leads one."""
         if self.descriptor is None:
             return
         with suppress(ProcessLookupError):
@@ -116,50 +119,50 @@ class Worker(PollingWorker):
         self._forks = forks
         self._crash_retries = crash_retries
         self._attempts: dict[UUID, _Attempt] = {}
-        self._away = False
-        # Entered anew with every poll: to make it takes 40 ms, in which Prefect reads all settings again.
+        self._unreachable = False
+        # Copied for every poll: creating one takes 40 ms, because Prefect reads all settings again.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             self._without_retries = get_settings_context()
         self.draining = False
-        # Set as soon as it has asked for flow runs.
+        # Set after the first successful poll.
         self.polls = anyio.Event()
 
     @property
     def runs(self) -> int:
-        """Number of flow runs in flight, those included that are about to start."""
+        """Number of flow runs in flight, including those that are about to start."""
         return int(self.limiter.borrowed_tokens) if self.is_setup else 0
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Ask for flow runs and start them, unless it drains."""
+        """Poll for flow runs and start them, unless the worker drains."""
         if self.draining:
             return []
         runs: list[FlowRun] = []
-        # Prefect's loop gives up after some errors, and the worker's flow runs would end with it.
-        with self._server_may_be_away():
+        # Prefect's loop exits after several errors, which would end the worker and its flow runs.
+        with self._tolerate_outage():
             runs = await super().get_and_submit_flow_runs()
             if self._has_work_pool():
                 self.polls.set()
         return runs
 
     def polling(self) -> AbstractContextManager[object]:
-        """Return the context in which it asks: the client's own retries would let it look away for minutes."""
+        """Return a context without the client's own retries, which would delay polling by minutes."""
         return self._without_retries.model_copy()
 
     async def sync_with_backend(self) -> None:
-        """Send a heartbeat, and hear of changes to the work pool."""
+        """Send a heartbeat, and read changes to the work pool."""
         if self.is_setup:
-            with self._server_may_be_away(known_by_return=False), self._without_retries.model_copy():
+            with self._tolerate_outage(known_by_return=False), self._without_retries.model_copy():
                 await super().sync_with_backend()
         else:
-            # Prefect's own start waits for a server.
+            # At the start, Prefect waits for a server.
             await super().sync_with_backend()
 
     @contextmanager
-    def _server_may_be_away(self, *, known_by_return: bool = True) -> Iterator[None]:
-        """Log instead of raising, once, where the server does not answer, or answers that it cannot or must not.
+    def _tolerate_outage(self, *, known_by_return: bool = True) -> Iterator[None]:
+        """Suppress errors of a server that does not answer, fails, or refuses the credentials; log only the first one.
 
-        It refuses one while the API's password is new, and the worker that knows it has not yet taken this one's place.
-        What is not ``known_by_return`` may end well without an answer.
+        The server refuses them after the API's password has changed, until a worker with the new one has taken over.
+        ``known_by_return`` is false for calls that may return normally without an answer from the server.
         """
         try:
             yield
@@ -168,14 +171,14 @@ class Worker(PollingWorker):
             refused = response is not None and response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
             if response is not None and not response.is_server_error and not refused:
                 raise
-            if not self._away:
+            if not self._unreachable:
                 what = "refuses the worker" if refused else "does not answer the worker"
                 logger.warning("The API %s, which goes on asking: %s", what, error or type(error).__name__)
-            self._away = True
+            self._unreachable = True
         else:
-            if self._away and known_by_return:
+            if self._unreachable and known_by_return:
                 logger.warning("The API answers again")
-                self._away = False
+                self._unreachable = False
 
     def _has_work_pool(self) -> bool:
         try:
@@ -202,7 +205,7 @@ class Worker(PollingWorker):
                 result = await super().run(flow_run, configuration, attempt)
             if attempt.ended:
                 await crashes.report(self.client, flow_run.id, attempt.ended, self._crash_retries)
-                # It has been said.
+                # Reported above; Prefect's worker must not report it again.
                 result.status_code = 0
         finally:
             attempt.close()
@@ -210,61 +213,64 @@ class Worker(PollingWorker):
         return result
 
     async def watch(self, peers: Peers) -> None:
-        """End flow runs that must not run on, and see to those that crashed, for ever."""
-        # An answer is wanted soon, or none; the loops are the retry.
+        """Fence flow runs and reconcile crashed ones, until cancelled."""
+        # Requests fail fast: the loops are the retries.
         with self._without_retries.model_copy():
             async with get_client() as client, anyio.create_task_group() as group:
-                group.start_soon(self._guard, client)
-                group.start_soon(self._care, client, peers)
+                group.start_soon(self._fence_periodically, client)
+                group.start_soon(self._reconcile_periodically, client, peers)
 
-    async def _guard(self, client: PrefectClient) -> None:
-        """End flow runs in time, whatever is being seen to meanwhile and however long that takes."""
+    async def _fence_periodically(self, client: PrefectClient) -> None:
+        """Fence flow runs in time. It is a task of its own because reconciling may take long."""
         contact = time.monotonic()
         while True:
-            left = max(contact + CONTACT_SECONDS - time.monotonic(), _AGAIN_SECONDS)
-            # The limit is for a connection that is tried several times, too.
-            with self._server_may_be_away(), anyio.fail_after(min(_ANSWER_SECONDS, left)):
+            left = max(contact + CONTACT_SECONDS - time.monotonic(), _RETRY_SECONDS)
+            # The limit also covers several attempts to connect.
+            with self._tolerate_outage(), anyio.fail_after(min(_REQUEST_TIMEOUT_SECONDS, left)):
                 await self._fence(client)
                 contact = time.monotonic()
             silence = time.monotonic() - contact
             if silence > CONTACT_SECONDS:
                 reason = f"Its worker had no contact to the API for {CONTACT_SECONDS} seconds"
                 self._kill(list(self._attempts), reason)
-            await anyio.sleep(_FENCE_SECONDS if silence < _AGAIN_SECONDS else _AGAIN_SECONDS)
+            await anyio.sleep(_FENCE_SECONDS if silence < _RETRY_SECONDS else _RETRY_SECONDS)
 
-    async def _care(self, client: PrefectClient, peers: Peers) -> None:
-        """Send what flow runs could not send, and run those again that crashed."""
+    async def _reconcile_periodically(self, client: PrefectClient, peers: Peers) -> None:
+        """Deliver the events that flow runs could not send, and retry crashed flow runs."""
         outboxes = Outboxes()
         crashed = crashes.Crashes(self.name, self._pool, self._crash_retries)
         while True:
             if not self.draining:
-                with self._server_may_be_away():
+                with self._tolerate_outage():
                     await outboxes.deliver(client)
-                    await crashed.see_to(client, own=None if peers.others() else set(self._attempts))
-            await anyio.sleep(_CARE_SECONDS)
+                    await crashed.reconcile(client, own=None if peers.others() else set(self._attempts))
+            await anyio.sleep(_RECONCILE_SECONDS)
 
     async def _fence(self, client: PrefectClient) -> None:
-        """End the processes of flow runs that the server holds for crashed: they may be run again any time."""
+        """Kill the processes of flow runs that the server considers crashed: they may be retried at any time."""
         states = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(self._attempts)))
         )
         for run in states:
             if run.state and run.state.is_crashed():
-                # Whoever said so, the server or the flow run itself, may have said why.
+                # The server or the flow run itself may have given a reason.
                 why = f"{run.state.message} " if run.state.message else ""
                 self._kill([run.id], f"{why}(The server held it for crashed while it still ran)")
 
     def _kill(self, flow_runs: Iterable[UUID], reason: str) -> None:
         for flow_run in flow_runs:
             attempt = self._attempts.get(flow_run)
-            # One that is being ended may say itself that it crashed, and still clean up.
+            # One that is already being ended may set itself to Crashed and still clean up.
             if attempt and not attempt.ended:
                 logger.error("Flow run %s is ended: %s", flow_run, reason)
                 attempt.ended = reason
                 attempt.send(signal.SIGKILL)
 
     async def end(self, reason: str) -> None:
-        """End what is in flight or still starts, for ever: by SIGTERM, then by SIGKILL; its state says ``reason``."""
+        """End all flow runs, also those that still start, until cancelled: SIGTERM first, then SIGKILL.
+
+        ``reason`` becomes the message of their state.
+        """
         while True:
             for flow_run, attempt in self._attempts.items():
                 if not attempt.ended:

@@ -1,4 +1,4 @@
-"""What a flow declares: which worksheets go into which table."""
+"""The declaration of a flow's data: which worksheets are loaded into which table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ca_biositing.pipeline.sources import ExtractError, Source, alternatives
 
 @dataclass(frozen=True)
 class Dataset:
-    """Worksheets of a sheet, and the table that their rows go into.
+    """Worksheets of a sheet, and the table that their rows are loaded into.
 
     ``worksheets`` is the worksheet's name, or a pattern such as ``03.[1-9]*`` for several. ``columns`` maps each
     header to the kind of its cells; a cell may be empty where the table's column may be null.
@@ -26,7 +26,7 @@ class Dataset:
     model: type[Record]
 
     def __post_init__(self) -> None:
-        """Refuse, when the module is imported, what could only fail at each load."""
+        """Reject, when the module is imported, a declaration with which every load would fail."""
         columns = self.table.columns
         if unknown := self.filled.keys() - columns.keys():
             raise ValueError(f"{self.name}: {self.table} has no column {', '.join(sorted(unknown))}")
@@ -63,7 +63,7 @@ class Dataset:
         return [column for column in self.table.columns if column.name in self.filled]
 
     def is_required(self, field: Field) -> bool:
-        """Say whether a cell of this kind must not be empty."""
+        """Return whether a cell of this kind must not be empty."""
         return not self.table.c[field.column].nullable
 
     def worksheets_in(self, source: Source) -> Sequence[str]:

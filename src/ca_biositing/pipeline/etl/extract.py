@@ -1,4 +1,4 @@
-"""Extract: from a worksheet, the columns that a flow needs, as frames of text."""
+"""Extract: read the columns that a flow needs from a worksheet, as frames of text."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,15 +9,15 @@ from ca_biositing.pipeline.sources import Worksheet, alternatives
 
 ROW_NUMBER = "row_number"
 ROW_PROBLEM = "row_problem"
-# A frame ends at whichever comes first: cells may be long, and memory is to stay the same.
+# A frame ends at whichever limit is reached first: cells may be long, and memory must stay bounded.
 _FRAME_ROWS = 50_000
 _FRAME_CHARACTERS = 32 * 1024 * 1024
 
 
 def header_problems(worksheet: Worksheet, columns: Sequence[str]) -> Sequence[str]:
-    """Return what is wrong with the worksheet's header, in words; nothing where every column is there once.
+    """Return a message for each problem of the worksheet's header; none if it has every column exactly once.
 
-    The header is compared as it is read by people: stray white space does not matter, case does.
+    Stray white space in the header is ignored; case is significant.
     """
     header = _header(worksheet)
     where = f"in worksheet '{worksheet.name}' of sheet '{worksheet.sheet}' ({worksheet.location})"
@@ -40,12 +40,12 @@ def header_problems(worksheet: Worksheet, columns: Sequence[str]) -> Sequence[st
 def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
     """Return the worksheet's rows as frames of a bounded size, in order.
 
-    A frame has ``row_number`` (as a spreadsheet shows it: the header is row 1), a text for each column, unchanged but
-    that a byte which is no text is U+FFFD, and ``row_problem``: null, or what is wrong with the row as a whole. A
-    missing cell is empty. Rows whose cells are all blank are no rows.
+    A frame has ``row_number`` (as a spreadsheet shows it: the header is row 1), the unchanged text of each column, in
+    which U+FFFD replaces bytes that cannot be decoded, and ``row_problem``: null, or the problem of the row as a whole.
+    A missing cell is empty. Rows whose cells are all blank are skipped.
 
     Raises:
-        ExtractError: the worksheet cannot be read on.
+        ExtractError: the rest of the worksheet cannot be read.
 
     """
     header = _header(worksheet)
@@ -57,7 +57,7 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
             continue
         row, problem = cells, None
         if len(cells) != len(header):
-            # Cells to the right of the header mean that a comma was not quoted: the others have moved too.
+            # Cells to the right of the header mean that a comma was not quoted, so the other cells have moved as well.
             if any(cells[len(header) :]):
                 problem = (
                     f"has {len(cells)} cells, but the header has {len(header)}; "
@@ -66,7 +66,7 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
             row = [*cells, *[""] * (len(header) - len(cells))]
         frame.numbers.append(number)
         frame.problems.append(problem)
-        # Column by column: a million rows kept as lists would keep the garbage collector busier than anything else.
+        # Column by column: with a list per row, garbage collection would dominate the run time at a million rows.
         for column, position in zip(frame.columns, positions, strict=True):
             column.append(row[position])
         frame.characters += len(text)
@@ -78,7 +78,7 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
 
 
 class _Frame:
-    """A frame in the making."""
+    """Collects the rows of one frame."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._names = columns

@@ -1,8 +1,8 @@
-"""The kinds of cells: what each accepts, and what it becomes in the database.
+"""The kinds of cells: what each accepts, and how it is stored in the database.
 
 Every kind works on cleaned text (see :func:`ca_biositing.pipeline.etl.transform.clean`), where an empty cell is null.
-A check says in its ``error`` what is wrong with a cell that fails it and what to type instead; null passes every check,
-and is refused where the table's column must not be null.
+A check's ``error`` says what is wrong with a cell that fails it and what to type instead. Null passes every check, and
+is rejected if the table's column is not nullable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +16,16 @@ from pandera.api.polars.types import PolarsData
 from ca_biositing.datamodels.models import NamedRecord
 from ca_biositing.pipeline.etl.transform import fold
 
-# Excel takes no more into a cell.
+# Excel's limit for a cell.
 _MAX_CHARACTERS = 32_767
 _ERROR_VALUES = r"^#(REF!|N/A|VALUE!|DIV/0!|NAME\?|NULL!|NUM!|ERROR!|SPILL!|CALC!|FIELD!|BLOCKED!|GETTING_DATA)$"
-# Control characters, and what stands for a byte that could not be decoded.
+# Control characters, and the replacement character for bytes that could not be decoded.
 _NO_TEXT = r"[\x00-\x08\x0e-\x1f\x7f\x{FFFD}]"
-# No \d: it takes the digits of every script, which PostgreSQL does not.
+# Not \d: it matches the digits of every script, which PostgreSQL does not accept.
 _NUMBER = r"^[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 _WHOLE_NUMBER = r"^[0-9]{1,9}(\.0{1,9})?$"
 _MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
-# What people type, and how to read it. chrono's %Y takes two digits too, hence the patterns.
+# Patterns of the accepted dates, with chrono's formats. Patterns are needed because %Y also accepts two digits.
 _DATES = {
     r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}$": "%Y-%m-%d",
     r"^[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}$": "%m/%d/%Y",
@@ -38,7 +38,7 @@ _DATES = {
 
 
 def _check(passes: Callable[[pl.Expr], pl.Expr], error: str) -> pa.Check:
-    """Return a check of a column's cells from an expression that is true where a cell passes; an empty one does."""
+    """Return a check of a column's cells from an expression that is true for a cell that passes; null always passes."""
 
     def check(data: PolarsData) -> pl.LazyFrame:
         cell = pl.col(data.key)
@@ -74,11 +74,11 @@ class Field:
         return [self.column]
 
     def checks(self) -> Sequence[pa.Check]:
-        """Return what a cell must pass, the most telling first."""
+        """Return the checks that a cell must pass, the most informative first."""
         return _EVERY_CELL
 
     def values(self, cells: pl.Series) -> Mapping[str, pl.Series]:
-        """Return the table's columns that the cells fill; every cell has passed the checks."""
+        """Return the values of the table's columns that the cells fill; every cell has passed the checks."""
         return {self.column: cells}
 
 
@@ -87,7 +87,7 @@ class Text(Field):
 
 
 class Code(Field):
-    """A code in which case has no meaning: in capitals."""
+    """A code that is not case-sensitive, stored in upper case."""
 
     def values(self, cells: pl.Series) -> Mapping[str, pl.Series]:
         """Return the codes."""
@@ -108,7 +108,7 @@ class Name(Field):
 
 @dataclass(frozen=True)
 class Number(Field):
-    """A decimal number with a decimal point; its digits are kept as typed. A decimal comma is refused, not guessed."""
+    """A decimal number with a decimal point; its digits are kept as typed. A decimal comma is rejected."""
 
     minimum: Decimal | None = None
 
@@ -179,7 +179,7 @@ class Date(Field):
 
 @dataclass(frozen=True)
 class Reference(Field):
-    """The name of a record in another table, which must be there; its id comes from the database, see `.validate`."""
+    """The name of an existing record in another table; `.validate` looks up its id in the database."""
 
     model: type[NamedRecord]
 
@@ -189,7 +189,7 @@ def _ascii_minus(cell: pl.Expr) -> pl.Expr:
 
 
 def _as_date(cell: pl.Expr) -> pl.Expr:
-    # A workbook's dates come with their time of day.
+    # A workbook's dates include a time of day.
     text = cell.str.replace(r"^(\d{4}-\d{2}-\d{2})[T ]00:00:00$", "$1")
     return pl.coalesce(
         pl.when(text.str.contains(pattern)).then(text.str.to_date(form, strict=False))

@@ -1,4 +1,4 @@
-"""Load: what was validated, into biocirv_db, through a staging table."""
+"""Load: write validated records into biocirv_db, through a staging table."""
 # ruff: noqa: S608 - the names in the statements are those of our own tables; values are bound
 
 import io
@@ -14,14 +14,15 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from ca_biositing.datamodels.models import RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
 
-# For each sort and hash of a load; more than PostgreSQL's default, because staging tables are large.
+# More than PostgreSQL's default, because staging tables are large and are sorted and hashed.
 _WORK_MEM = "64MB"
 
 
 class Load:
-    """One run's load, in the transaction of a connection: nothing of it is seen, or stays, before that commits.
+    """One run's load, in a transaction of the caller's: it becomes visible and durable when that commits.
 
-    :meth:`stage` and :meth:`reject` what was validated, then :meth:`reject_contradictions`, then :meth:`upsert`.
+    Call :meth:`stage` and :meth:`reject` for each validated frame, then :meth:`reject_contradictions`, then
+    :meth:`upsert`.
     """
 
     def __init__(self, connection: Connection, dataset: Dataset, run_id: int) -> None:
@@ -33,7 +34,7 @@ class Load:
         self._nullable = {column.name for column in dataset.loaded_columns if column.nullable}
         self._key = [column.name for column in dataset.natural_key]
         self._others = [name for name in self._columns if name not in self._key]
-        # Two spellings of one name do not contradict each other.
+        # Different spellings of one name are not a contradiction.
         self._spellings = [name for name in self._others if f"{name}_key" in self._columns]
         dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
         columns = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in dataset.loaded_columns)
@@ -51,22 +52,22 @@ class Load:
         self._copy(RejectedRow.__tablename__, rejected.select(*constants, pl.all()))
 
     def reject_contradictions(self) -> int:
-        """Reject the rows that give one natural key different values; return how many they are.
+        """Reject the rows that have the same natural key but different values; return their number.
 
-        None of them is loaded: which one is right is for people to say. Of rows that say the same one stays staged,
-        in the spelling that most of them use, so that the order of rows decides nothing.
+        None of them is loaded, because only a person can say which one is right. Of rows with equal values one stays
+        staged, in the most frequent spelling, so that the result does not depend on the order of rows.
         """
-        # Nobody else analyzes a temporary table, and without it the planner takes a million rows for a few.
+        # Autovacuum does not analyze temporary tables; without statistics the planner assumes few rows.
         self._execute("SET LOCAL default_statistics_target = 10")
         self._execute("ANALYZE staging")
         key = _list(self._key)
         facts = _list(name for name in self._others if name not in self._spellings)
         version = f"dense_rank() OVER (PARTITION BY {key} ORDER BY {facts})" if facts else "1"
-        # As text, because 2 and 2.0 are equal, but not the same to read.
+        # Ordered as text, because 2 and 2.0 are equal but are spelled differently.
         texts = [f'CAST({name} AS text) COLLATE "C"' for name in self._others]
         place = "worksheet, row_number"
         location = "format('row %s of worksheet %s', row_number, worksheet)"
-        # A table of its own, so that the plan of what follows knows how few they are.
+        # A separate table with statistics, so that the planner knows how few rows it has.
         if not self._execute(
             f"""
             CREATE TEMPORARY TABLE twice ON COMMIT DROP AS
@@ -95,7 +96,7 @@ class Load:
             """
         )
         headers = list(dict.fromkeys(self._dataset.filled[name] for name in self._key))
-        # Where one cell is the key, it is the one to look at.
+        # If the key is a single cell, report that cell.
         header, value = (headers[0], self._key[0].removesuffix("_key")) if len(headers) == 1 else (None, "NULL")
         rejected = self._execute(
             f"""
@@ -119,8 +120,8 @@ class Load:
         return rejected
 
     def upsert(self) -> tuple[int, int]:
-        """Insert the staged records that the table does not have, update those that differ; return how many each."""
-        # Readers go on; another writer waits, so that nothing is inserted between the two statements.
+        """Insert the staged records that the table lacks, update those that differ; return both counts."""
+        # Readers proceed and other writers wait, so that no row is inserted between the two statements.
         self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
         updated = 0
         same_key = self._same_key("staging", "target")
@@ -143,7 +144,7 @@ class Load:
         return inserted, updated
 
     def _same_key(self, one: str, other: str) -> str:
-        # IS NOT DISTINCT FROM takes an empty unit for a value; PostgreSQL cannot hash it, hence not everywhere.
+        # IS NOT DISTINCT FROM treats null units as equal; only for nullable columns: PostgreSQL cannot hash it.
         return " AND ".join(
             f"{one}.{name} {'IS NOT DISTINCT FROM' if name in self._nullable else '='} {other}.{name}"
             for name in self._key
@@ -165,7 +166,7 @@ class Load:
             with closing(driver.cursor()) as cursor:
                 cursor.copy_expert(statement, rows)
         except psycopg2.Error as error:
-            # As SQLAlchemy does for its own statements, so that callers see one kind of error.
+            # Wrap the error as SQLAlchemy does for its own statements, so that callers handle one kind of error.
             if driver.dbapi_connection is None or driver.dbapi_connection.closed:
                 self._connection.invalidate(error)
             kind = OperationalError if isinstance(error, psycopg2.OperationalError) else DBAPIError

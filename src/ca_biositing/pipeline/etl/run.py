@@ -1,4 +1,4 @@
-"""One run: a dataset's worksheets into its table, accounted for row by row."""
+"""One run: load a dataset's worksheets into its table and account for every row."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,10 +21,10 @@ Progress = Callable[[float, int], None]
 
 @dataclass(frozen=True)
 class Accounting:
-    """What became of the rows that a run read: ``read == inserted + updated + unchanged + rejected``.
+    """The counts of the rows that a run read: ``read == inserted + updated + unchanged + rejected``.
 
-    ``unchanged`` rows say what the table said before, or what another row of the run says. ``run_id`` is the run's
-    id in ``etl_run``, by which ``rejected_row`` lists the rejected ones.
+    ``unchanged`` rows equal the table's row, or another row of the run. ``run_id`` is the run's id in ``etl_run``, to
+    which the rejected rows in ``rejected_row`` refer.
     """
 
     run_id: int
@@ -35,7 +35,7 @@ class Accounting:
     rejected: int
 
     def __str__(self) -> str:
-        """Return the counts as a line for people."""
+        """Return the counts as one line of text."""
         return (
             f"read {self.read} = inserted {self.inserted} + updated {self.updated} "
             f"+ unchanged {self.unchanged} + rejected {self.rejected}"
@@ -50,20 +50,20 @@ def run(
     flow_run_id: UUID | None = None,
     on_progress: Progress = lambda _fraction, _rows: None,
 ) -> Accounting:
-    """Load a dataset: every row of its worksheets is in its table afterwards, or in ``rejected_row``.
+    """Load a dataset: afterwards every row of its worksheets is in its table or in ``rejected_row``.
 
-    All of that and the accounting in ``etl_run`` is one transaction. A run that fails, or dies, leaves nothing but its
-    row in ``etl_run``, with status ``failed``; where it could not write that itself, the next run does.
-    ``on_progress`` is called with the fraction that was read, 0 to 1, and the rows so far. Runs of one dataset at once
-    wait for each other.
+    The rows and the accounting in ``etl_run`` are written in one transaction. A run that fails or is killed leaves only
+    its row in ``etl_run``, with status ``failed``; if it could not write that status itself, the next run does.
+    ``on_progress`` is called with the fraction read, 0 to 1, and the number of rows read. An advisory lock serializes
+    concurrent runs of one dataset.
 
     Raises:
         ExtractError: a worksheet or a column is missing, or cannot be read.
-        sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or refuses.
+        sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or returns an error.
 
     """
     with engine.connect() as connection:
-        # Closed at the end instead of given back to a pool: the lock and the settings below are its session's.
+        # Close it at the end instead of returning it to a pool: the lock and the settings below belong to its session.
         connection.detach()
         run_id = _begin(connection, dataset.name, flow_run_id)
         with _failed_unless_completed(engine, run_id), connection.begin():
@@ -83,10 +83,10 @@ def run(
 
 def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
     with connection.begin():
-        # A client that was killed is noticed in the middle of a statement, instead of at its end.
+        # The server then detects a killed client during a statement, not only at its end.
         connection.execute(text("SET client_connection_check_interval = '1s'"))
         connection.execute(text("SET lock_timeout = '10min'"))
-        # Held until the connection ends: whoever has it knows that no other run of this flow is alive.
+        # Held until the connection closes: while this run holds it, no other run of this flow is alive.
         connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:flow, 0))"), {"flow": f"etl {flow}"})
         dead = EtlRun.flow == flow, EtlRun.status == "running"
         connection.execute(
@@ -96,7 +96,7 @@ def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
         )
         counts = dict.fromkeys(("read", "inserted", "updated", "unchanged", "rejected"), 0)
         started = {"status": "running", "started_at": func.now(), "finished_at": None, "message": None, **counts}
-        # A flow run that is tried again, even after it was done, has its row already, and starts anew with it.
+        # A flow run that is retried, even after it completed, reuses its row and resets it.
         statement = (
             insert(EtlRun)
             .values(flow=flow, flow_run_id=flow_run_id, **started)
@@ -112,9 +112,9 @@ def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
 def _failed_unless_completed(engine: Engine, run_id: int) -> Iterator[None]:
     try:
         yield
-    # Whatever ends the run, also a cancellation.
+    # BaseException, to include a cancellation.
     except BaseException as error:
-        # A new connection: the error may be that the other one is gone. The next run says it where this one cannot.
+        # A new connection, because the other one may be broken. If this fails too, the next run sets the status.
         with suppress(OperationalError), engine.begin() as connection:
             _finish(connection, run_id, status="failed", message=str(error) or type(error).__name__)
         raise
@@ -128,7 +128,7 @@ def _load(connection: Connection, dataset: Dataset, source: Source, run_id: int,
     names = dataset.worksheets_in(source)
     with ExitStack() as stack:
         worksheets = [stack.enter_context(source.open(dataset.sheet, name)) for name in names]
-        # All headers before the first row: one message says all that has to be mended.
+        # Check all headers before the first row, so that one message reports every problem.
         if problems := [each for worksheet in worksheets for each in header_problems(worksheet, [*dataset.columns])]:
             raise ExtractError(" | ".join(problems))
         validator = Validator(dataset, connection)

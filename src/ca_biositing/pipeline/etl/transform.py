@@ -1,19 +1,19 @@
-"""Transform: cells as people typed them into text that compares."""
+"""Transform: normalize cells as typed, so that equal texts compare equal."""
 
 import unicodedata
 
 import polars as pl
 
-# Pasted text carries them, and nobody sees them.
+# Invisible characters that pasted text often contains.
 _INVISIBLE = (
     "[\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}\N{LEFT-TO-RIGHT MARK}\N{RIGHT-TO-LEFT MARK}]"
 )
-# Most cells are clean: finding the others first makes it several times faster.
+# Most cells are clean: selecting the others first makes cleaning several times faster.
 _UNTIDY = "^$|^ |  | $|[^ -~]"
 
 
 def clean(cells: pl.Series) -> pl.Series:
-    """Return the texts in Unicode NFC, trimmed, each run of white space (no-break too) as one space, empty as null."""
+    """Return the texts in Unicode NFC, trimmed, runs of white space (also no-break) as one space, empty as null."""
     untidy = cells.str.contains(_UNTIDY).fill_null(value=False)
     if not untidy.any():
         return cells
@@ -24,9 +24,9 @@ def clean(cells: pl.Series) -> pl.Series:
 
 
 def fold(cells: pl.Series) -> pl.Series:
-    """Return the texts' keys: equal where the texts differ in nothing but case."""
-    # Polars lowers, which is not Unicode's case folding. Most cells repeat: each text is folded once.
+    """Return the texts' case-folded keys: texts that differ only in case have equal keys."""
+    # Polars only lowercases, which is not case folding. Most cells repeat, so each distinct text is folded once.
     texts = cells.drop_nulls().unique()
-    # Folding can undo the normal form.
+    # Case folding does not preserve NFC.
     keys = [unicodedata.normalize("NFC", text.casefold()) for text in texts]
     return cells.replace_strict(texts, pl.Series(keys, dtype=pl.String), default=None, return_dtype=pl.String)

@@ -1,4 +1,4 @@
-"""Validate: which rows can be loaded, and what is wrong with the others."""
+"""Validate: separate the rows that can be loaded from the others, with reasons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from ca_biositing.pipeline.etl.fields import Reference
 from ca_biositing.pipeline.etl.transform import clean, fold
 
 _SHOWN_CHARACTERS = 200
-# Finding the nearest name looks at each of them; so not for every cell, nor in every table.
+# The search for the nearest name compares all names, so limit it to some cells and to small tables.
 _MAX_SUGGESTIONS = 50
 _MAX_SUGGESTED_NAMES = 5_000
-# EXP-17 is near EXP-017; EXP-018 is another experiment.
+# Suggests EXP-017 for EXP-17, but not EXP-018 for EXP-017.
 _NEAR = 0.92
 
 
 @dataclass(frozen=True)
 class Validated:
-    """A frame's rows, parted.
+    """A frame's rows, separated into valid and rejected ones.
 
     ``records`` has ``row_number`` and the table's columns. ``rejected`` has one row per bad row: ``row_number``,
-    ``column_name`` and ``value`` of its first problem (null where the row as a whole is the problem), and ``reason``.
+    ``column_name`` and ``value`` of its first problem (null if the problem is the row as a whole), and ``reason``.
     """
 
     records: pl.DataFrame
@@ -37,7 +37,7 @@ class Validated:
 class Validator:
     """Validates frames of one dataset against its fields' checks and the records that it refers to.
 
-    Records that can be referred to are those in the database when the validator is made.
+    Cells can refer to the records that are in the database when the validator is created.
     """
 
     def __init__(self, dataset: Dataset, connection: Connection) -> None:
@@ -90,20 +90,20 @@ class Validator:
         return cases.select(
             index=pl.col("index").cast(pl.Int32),
             column=pl.col("column").cast(pl.String),
-            # No number: the cell is empty, which goes before whatever else is wrong with it.
+            # Null means that the cell is empty, which is reported before any other problem.
             order=pl.col("check_number").cast(pl.Int32).fill_null(-1),
             reason=pl.when(pl.col("check") == "not_nullable").then(pl.lit("is empty")).otherwise(pl.col("check")),
         )
 
     def _rejected(self, frame: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
-        """Return one row per bad row, its columns' problems in the order of the columns."""
+        """Return one row per rejected row, with its problems in the order of the columns."""
         position = {header: place for place, header in enumerate(self._dataset.columns)}
         first = (
             problems.with_columns(position=pl.col("column").replace_strict(position, default=-1, return_dtype=pl.Int32))
             .sort("index", "position", "order")
             .unique(["index", "position"], keep="first", maintain_order=True)
         )
-        # A row that is wrong as a whole has no cell of which anything could be said.
+        # If the row as a whole is wrong, its cells cannot be attributed to columns.
         first = first.filter((pl.col("position") == -1) | (pl.col("position").min().over("index") >= 0))
         by_row = first.group_by("index", maintain_order=True).agg(
             column_name=pl.col("column").first(),
@@ -123,7 +123,7 @@ class Validator:
 
 
 class _Names:
-    """The names of the records in a table that others refer to."""
+    """The names and ids of the records in a referenced table."""
 
     def __init__(self, field: Reference, connection: Connection) -> None:
         self._table = field.model.__tablename__
@@ -136,7 +136,7 @@ class _Names:
         self._suggestions: dict[str, str] = {}
 
     def ids(self, cells: pl.Series) -> pl.Series:
-        """Return the ids of the records that the cells name; null where there is none."""
+        """Return the ids of the records that the cells name; null if there is no such record."""
         return fold(cells).to_frame("key").join(self._ids, on="key", how="left", maintain_order="left")["id"]
 
     def problems(self, header: str, cells: pl.Series, ids: pl.Series, order: int) -> pl.DataFrame:

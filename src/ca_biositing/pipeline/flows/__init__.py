@@ -1,1 +1,1 @@
-"""Prefect flows: each says which worksheet goes into which table; the work is done in ``etl``."""
+"""Prefect flows: each declares which worksheet is loaded into which table; ``etl`` does the work."""

@@ -1,4 +1,4 @@
-"""The kinds of analysis that the experiments do."""
+"""The kinds of analysis that experiments perform."""
 
 from prefect import State, flow
 

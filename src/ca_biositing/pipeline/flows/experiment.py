@@ -1,4 +1,4 @@
-"""The experiments: which analysis, begun when, by whom."""
+"""The experiments: analysis type, start date and analyst."""
 
 from prefect import State, flow
 
@@ -25,5 +25,5 @@ EXPERIMENTS = Dataset(
 
 @flow(name=EXPERIMENTS.name)
 def experiment_flow() -> State[Accounting]:
-    """Load the experiments into ``experiment``; their analysis types are in ``analysis_types``."""
+    """Load the experiments into ``experiment``; ``analysis_types`` must already contain their analysis types."""
     return load(EXPERIMENTS)

@@ -1,4 +1,4 @@
-"""The samples, as they were collected."""
+"""The field samples, as collected."""
 
 from decimal import Decimal
 
@@ -30,5 +30,5 @@ FIELD_SAMPLES = Dataset(
 
 @flow(name=FIELD_SAMPLES.name)
 def field_sample_flow() -> State[Accounting]:
-    """Load the samples into ``field_sample``; their crops are in ``primary_product``."""
+    """Load the samples into ``field_sample``; ``primary_product`` must already contain their crops."""
     return load(FIELD_SAMPLES)

@@ -1,4 +1,4 @@
-"""What every flow does with its dataset, as Prefect shows it: states, retries, artifacts."""
+"""Loads a flow's dataset under Prefect: with states, retries and artifacts."""
 
 import re
 import time
@@ -26,7 +26,7 @@ from ca_biositing.pipeline.etl.run import Accounting, run
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError, source_from_environment
 
 _RETRY_DELAYS_SECONDS = [5.0, 20.0, 60.0]
-# A load that is done sooner needs no bar.
+# A shorter load shows no progress bar.
 _PROGRESS_AFTER_SECONDS = 5
 _PROGRESS_EVERY_SECONDS = 2
 _SHOWN_ROWS = 100
@@ -35,8 +35,8 @@ _SHOWN_ROWS = 100
 def load(dataset: Dataset) -> State[Accounting]:
     """Load a dataset inside a flow run; return the state that the flow run ends in.
 
-    Completed with the accounting as data and message, whatever number of rows was rejected; Failed with the reason
-    where nothing was loaded.
+    Completed with the accounting as data and message, even if rows were rejected; Failed with the reason as message if
+    nothing was loaded.
     """
     state: State[Any] = _load.with_options(name=f"load {dataset.name}")(dataset, return_state=True)
     if not state.is_completed():
@@ -45,7 +45,7 @@ def load(dataset: Dataset) -> State[Accounting]:
     return Completed(message=str(accounting), data=accounting)
 
 
-def _may_pass(_task: object, _task_run: object, state: State[object]) -> bool:
+def _is_transient(_task: object, _task_run: object, state: State[object]) -> bool:
     return isinstance(state.data, SourceUnavailableError | OperationalError)
 
 
@@ -53,11 +53,11 @@ def _may_pass(_task: object, _task_run: object, state: State[object]) -> bool:
     tags=["etl"],
     retries=len(_RETRY_DELAYS_SECONDS),
     retry_delay_seconds=_RETRY_DELAYS_SECONDS,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=_is_transient,
     cache_policy=NO_CACHE,
 )
 def _load(dataset: Dataset) -> Accounting | State[Accounting]:
-    # A state instead of an exception: its message is for whoever filled in the sheet, to whom a traceback says nothing.
+    # A state instead of an exception: the message is for the authors of the sheet, whom a traceback does not help.
     try:
         engine = engine_from_environment()
         accounting = run(
@@ -76,7 +76,7 @@ def _load(dataset: Dataset) -> Accounting | State[Accounting]:
 
 
 class _Progress:
-    """Draws a progress artifact for a load that takes long."""
+    """Creates and updates a progress artifact for a load that takes long."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -90,7 +90,7 @@ class _Progress:
         description = f"{self._name}: {rows:,} rows read; they appear in the table together, at the end"
         if self._artifact is None:
             artifact = create_progress_artifact(percent, key=_key("progress", self._name), description=description)
-            assert isinstance(artifact, UUID)  # noqa: S101 - it is a coroutine in async flows alone
+            assert isinstance(artifact, UUID)  # noqa: S101 - it is a coroutine only in async flows
             self._artifact = artifact
         else:
             update_progress_artifact(self._artifact, progress=percent, description=description)
@@ -103,12 +103,12 @@ def _show(dataset: Dataset, accounting: Accounting, engine: Engine) -> None:
     create_table_artifact(
         table=[{"table": dataset.table.name, **counts}],
         key=_key("accounting", dataset.name),
-        description=f"What became of {rows} (etl_run {accounting.run_id})",
+        description=f"Accounting of {rows} (etl_run {accounting.run_id})",
     )
     create_markdown_artifact(
         markdown=_rejected_rows(accounting, engine) if accounting.rejected else "No row was rejected.",
         key=_key("rejected-rows", dataset.name),
-        description=f"Of {rows}, those that were not loaded, and why",
+        description=f"Those of {rows} that were not loaded, and why",
     )
 
 
@@ -121,20 +121,20 @@ def _rejected_rows(accounting: Accounting, engine: Engine) -> str:
         f"{accounting.rejected} of {accounting.read} rows were not loaded. Correct them in the worksheet, and run the "
         "flow again: it takes in what is new or changed, and leaves the rest as it is."
     ]
-    # Not a table: Prefect's page cuts its cells off, and the reason is what matters.
+    # A list, because Prefect's page truncates the cells of a table, and the reason must be readable in full.
     for worksheet, members in groupby(rows, lambda row: row.worksheet):
         lines += ["", f"### {_literal(worksheet)}", ""]
         for row in members:
             value = f" '{_literal(row.value)}':" if row.value else ""
             lines.append(f"- **Row {row.row_number}**{value} {_literal(row.reason)}")
     shown = f"These are the first {len(rows)}. All of them" if accounting.rejected > len(rows) else "The same"
-    query_text = f"SELECT * FROM rejected_row WHERE etl_run_id = {accounting.run_id} ORDER BY worksheet, row_number"  # noqa: S608 - for people
+    query_text = f"SELECT * FROM rejected_row WHERE etl_run_id = {accounting.run_id} ORDER BY worksheet, row_number"  # noqa: S608 - it is shown, not executed
     lines += ["", f"{shown} in the database:", "", f"    {query_text}"]
     return "\n".join(lines)
 
 
 def _literal(text: str) -> str:
-    """Return a text in which markdown and HTML find nothing of their own."""
+    """Return a text with the special characters of markdown and HTML escaped."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""What the experiments measured on the samples, one value per row."""
+"""The values that experiments measured on samples, one value per row."""
 
 from prefect import State, flow
 
@@ -17,7 +17,7 @@ OBSERVATIONS = Dataset(
         "Sample_name": Reference("field_sample_id", FieldSample),
         "Exper_id": Reference("experiment_id", Experiment),
         "Parameter": Name("parameter"),
-        # Not folded: mW is not MW.
+        # Not case-folded: mW is not MW.
         "Unit": Text("unit"),
         "Value": Number("value"),
         "Replicate": Count("replicate"),
@@ -28,5 +28,5 @@ OBSERVATIONS = Dataset(
 
 @flow(name=OBSERVATIONS.name)
 def observation_flow() -> State[Accounting]:
-    """Load all worksheets of measurements into ``observation``; their samples and experiments are there."""
+    """Load all worksheets of measurements into ``observation``; their samples and experiments must be loaded."""
     return load(OBSERVATIONS)

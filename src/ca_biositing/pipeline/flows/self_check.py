@@ -1,4 +1,4 @@
-"""A flow that loads nothing: whether its row arrives says whether flows can reach the database."""
+"""A flow that loads nothing: it writes one row, to check that flows can reach the database."""
 
 from uuid import UUID
 
@@ -15,7 +15,7 @@ NAME = "self_check"
 
 @flow(name="Self Check")
 def self_check_flow() -> State[int]:
-    """Write a row of this run into ``etl_run``, in the place of the one before; its id is the state's data."""
+    """Replace the previous check's row in ``etl_run`` with one of this run; its id is the state's data."""
     row = insert(EtlRun).values(flow=NAME, flow_run_id=UUID(flow_run.id), status="completed", finished_at=func.now())
     with engine_from_environment().begin() as connection:
         connection.execute(delete(EtlRun).where(EtlRun.flow == NAME))

@@ -1,4 +1,4 @@
-"""Where worksheets come from: a folder of csv files, Excel workbooks, or Google Sheets."""
+"""The sources of worksheets: a folder of csv files, Excel workbooks, or Google Sheets."""
 
 import os
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ def source_from_environment(environment: Mapping[str, str] = os.environ) -> Sour
     """Return the source that ``ETL_SOURCE`` names: ``csv`` (the default), ``xlsx`` or ``google``.
 
     The first two read the folder ``ETL_SOURCE_DIRECTORY``. The third reads Google Sheets with the service account
-    key in the file ``CREDENTIALS_PATH``; ``ETL_GOOGLE_API_URL``, such as a gateway, is asked in place of Google.
+    key in the file ``CREDENTIALS_PATH``; requests go to ``ETL_GOOGLE_API_URL``, such as a gateway's, if it is set.
 
     Raises:
-        ExtractError: a variable that is needed is not set, or ``ETL_SOURCE`` names something else.
+        ExtractError: a required variable is not set, or ``ETL_SOURCE`` is none of the three.
 
     """
-    # A flow needs one of them: openpyxl and gspread each cost a noticeable part of a second.
+    # Import only the one that is needed: openpyxl and gspread each take a noticeable fraction of a second.
     match environment.get("ETL_SOURCE") or "csv":
         case "csv":
             from ca_biositing.pipeline.sources.csv_folder import CsvFolder

@@ -1,7 +1,7 @@
-"""What every kind of source has in common.
+"""The interface that every kind of source implements.
 
-A sheet is a spreadsheet document, a worksheet is one of its tabs. Every kind of source gives the same
-:class:`Worksheet`, so that nothing behind this package knows what it was read from.
+A sheet is a spreadsheet document, a worksheet is one of its tabs. Every kind of source returns the same
+:class:`Worksheet`, so that callers do not depend on the kind of source.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,11 +23,10 @@ class SourceUnavailableError(ExtractError):
 class Worksheet:
     """A worksheet's header and rows, as text, unchanged.
 
-    ``location`` says where it is read from, in words for people. ``rows`` are those below the header, in order: the
-    first is row 2 of the spreadsheet, and none is left out but blank ones at the end. They are read as they are asked
-    for, and may raise :class:`ExtractError`. A row may have fewer or more cells than the header. A byte that is no text
-    in the worksheet's encoding is there as a lone surrogate, as Python's ``surrogateescape`` has it. ``progress`` tells
-    how much of the worksheet was read, 0 to 1.
+    ``location`` describes where it is read from. ``rows`` are those below the header, in order: the first is row 2 of
+    the spreadsheet, and only blank rows at the end are omitted. They are read lazily; iteration may raise
+    :class:`ExtractError`. A row may have fewer or more cells than the header. A byte that cannot be decoded is a lone
+    surrogate, as by Python's ``surrogateescape``. ``progress`` returns the fraction of the worksheet read, 0 to 1.
     """
 
     sheet: str
@@ -39,13 +38,13 @@ class Worksheet:
 
 
 class Source(Protocol):
-    """A place that has sheets."""
+    """A source of sheets."""
 
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets, sorted.
 
         Raises:
-            ExtractError: the sheet is not there, or cannot be read.
+            ExtractError: the sheet does not exist, or cannot be read.
 
         """
         ...
@@ -54,14 +53,14 @@ class Source(Protocol):
         """Open one worksheet for reading.
 
         Raises:
-            ExtractError: it is not there, is empty, or cannot be read.
+            ExtractError: the worksheet does not exist, is empty, or cannot be read.
 
         """
         ...
 
 
 def alternatives(kind: str, wanted: str, present: Iterable[str]) -> str:
-    """Return a sentence that lists what is there instead of ``wanted``, and the nearest of it."""
+    """Return a sentence that lists the names that exist instead of ``wanted``, and suggests the most similar one."""
     names = sorted(present)
     if not names:
         return f"There is no {kind} at all."

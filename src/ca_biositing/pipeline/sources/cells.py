@@ -1,4 +1,4 @@
-"""The text of a spreadsheet's cells: the same whether it is an Excel workbook or a Google Sheet."""
+"""Converts spreadsheet cells to text, in the same way for Excel workbooks and Google Sheets."""
 
 from collections.abc import Iterable
 from datetime import date, datetime, time
@@ -6,14 +6,14 @@ from decimal import Decimal
 
 
 def cell_text(value: object) -> str:
-    """Return a cell's value as text: 15 digits of a number as spreadsheets keep them, dates and times as ISO 8601."""
+    """Return a cell's value as text: numbers with a spreadsheet's 15 digits, dates and times in ISO 8601."""
     match value:
         case None:
             return ""
         case bool():
             return "TRUE" if value else "FALSE"
         case int() | float():
-            text = format(value + 0, ".15g")  # + 0: there is no -0 in a spreadsheet
+            text = format(value + 0, ".15g")  # + 0 turns -0 into 0: spreadsheets have no -0
             return format(Decimal(text), "f") if "e" in text else text
         case datetime() if value.time() == time():
             return value.date().isoformat()
@@ -23,7 +23,7 @@ def cell_text(value: object) -> str:
 
 
 def row_texts(values: Iterable[object], width: int = 0) -> list[str]:
-    """Return a row's texts up to its last cell that is not empty, at least ``width`` of them."""
+    """Return a row's texts without trailing empty cells, but padded to at least ``width`` cells."""
     texts = [cell_text(value) for value in values]
     while len(texts) > width and not texts[-1]:
         texts.pop()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ca_biositing.pipeline.sources.base import ExtractError, Worksheet, alternatives
 
-# A quote that is never closed makes one cell of the rest of a file. The limit ends it before memory does.
+# After an unclosed quote the rest of the file is one cell. The limit fails before memory is exhausted.
 _MAX_CELL_CHARACTERS = 64 * 1024 * 1024
 
 

@@ -30,7 +30,7 @@ _SCOPES = (
     "https://www.googleapis.com/auth/drive.metadata.readonly",
 )
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
-# Drive answers a used-up quota with 403, too.
+# Drive also answers 403 when a quota is exhausted.
 _QUOTA = ("rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED")
 _API_DISABLED = ("SERVICE_DISABLED", "accessNotConfigured")
 
@@ -39,10 +39,10 @@ _API_DISABLED = ("SERVICE_DISABLED", "accessNotConfigured")
 class GoogleSheets:
     """Google Sheets that are shared with a service account, found by their titles.
 
-    ``credentials_path`` is the account's key file. ``api_url``, such as a gateway, is asked in place of Google.
-    A request that fails for the moment is repeated ``retries`` times: at once, then after 2, 4, 8, ... times
-    ``backoff`` seconds, or when Google says, within 2 minutes. The defaults outlast a quota, which is per minute.
-    ``timeout`` is for connecting and for an answer, in seconds; Google gives up on an answer after 180.
+    ``credentials_path`` is the account's key file. ``api_url``, such as a gateway's, replaces Google's URL.
+    A request that fails temporarily is retried ``retries`` times: at once, then after 2, 4, 8, ... times ``backoff``
+    seconds, or after the time that Google requests, at most 2 minutes. The defaults outlast a quota per minute.
+    ``timeout`` is the connect and read timeout, in seconds; Google's own timeout is 180.
     """
 
     credentials_path: Path
@@ -50,14 +50,14 @@ class GoogleSheets:
     retries: int = 6
     backoff: float = 2
     timeout: tuple[float, float] = (10, 180)
-    # Requests are counted, so what a sheet has is asked once. Sheet -> id, worksheets.
+    # Requests count against a quota, so each sheet is looked up once: sheet -> (id, worksheets).
     _found: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`.
 
         Raises:
-            SourceUnavailableError: Google does not answer or the quota is used up, and retries did not help.
+            SourceUnavailableError: Google does not answer or the quota is exhausted, even after retries.
 
         """
         return self._find(sheet)[1]
@@ -67,7 +67,7 @@ class GoogleSheets:
         """Read a worksheet, in one request; see :meth:`Source.open`.
 
         Raises:
-            SourceUnavailableError: Google does not answer or the quota is used up, and retries did not help.
+            SourceUnavailableError: Google does not answer or the quota is exhausted, even after retries.
 
         """
         sheet_id, present = self._find(sheet)
@@ -78,9 +78,8 @@ class GoogleSheets:
                 f"{alternatives('worksheet', worksheet, present)} Give the worksheet that name in the sheet"
             )
         what = f"Worksheet '{worksheet}' of sheet '{sheet}' ({location})"
-        with self._api.errors_in_words(what):
-            # Numbers as they are and not as they are displayed. Dates as they are displayed: as serial numbers,
-            # nothing would tell them from other numbers.
+        with self._api.explain_errors(what):
+            # Numbers unformatted; dates formatted, because serial numbers could not be distinguished from numbers.
             values = self._api.values_get(
                 sheet_id,
                 absolute_range_name(worksheet),
@@ -95,7 +94,7 @@ class GoogleSheets:
 
     def _find(self, sheet: str) -> tuple[str, Sequence[str]]:
         if sheet not in self._found:
-            with self._api.errors_in_words(f"Sheet '{sheet}'"):
+            with self._api.explain_errors(f"Sheet '{sheet}'"):
                 spreadsheets = self._api.spreadsheets()
                 ids = [sheet_id for sheet_id, title in spreadsheets if title == sheet]
                 if not ids:
@@ -119,16 +118,16 @@ class GoogleSheets:
 
 
 class _Api(HTTPClient):
-    """The few requests that are made, repeated if need be, and what is said when they fail."""
+    """The requests to Google's APIs, with retries and error messages."""
 
     def __init__(self, settings: GoogleSheets) -> None:
         self._settings = settings
         credentials, info = _read_credentials(settings.credentials_path)
         self.email = info["client_email"]
-        # google-auth repeats refused token requests by itself, with waits of its own: an exception ends that.
+        # google-auth retries refused token requests with its own delays; raising on the status prevents that.
         tokens = Session()
-        # It also asks, in a thread, where in the world the account may be used. That is of no use here, and a
-        # gateway's token is nobody else's business: there is no way but to the token's address.
+        # In a thread, google-auth also looks up the account's allowed regions. That is not needed, and must not
+        # disclose a gateway's token, so this session can only reach the token URI.
         tokens.adapters.clear()
         tokens.mount(info["token_uri"], self._adapter(raise_on_status=True))
         session = AuthorizedSession(credentials, auth_request=Request(tokens))  # type: ignore[no-untyped-call]
@@ -142,7 +141,7 @@ class _Api(HTTPClient):
             max_retries=Retry(
                 total=self._settings.retries,
                 other=0,  # such as a certificate that is not trusted
-                allowed_methods=None,  # a token's POST may be repeated, too
+                allowed_methods=None,  # also retry POST, which token requests use
                 status_forcelist=_TEMPORARY,
                 backoff_factor=self._settings.backoff,
                 retry_after_max=120,
@@ -156,11 +155,11 @@ class _Api(HTTPClient):
         try:
             return super().request(method, endpoint, *args, **kwargs)
         except ChunkedEncodingError:
-            # A connection that ends amid an answer, which may be large, is after urllib3's retries.
+            # urllib3 does not retry when the connection breaks while the response body is read.
             return super().request(method, endpoint, *args, **kwargs)
 
     def spreadsheets(self) -> Sequence[tuple[str, str]]:
-        """Return the id and the title of each sheet that is shared, without those in the bin."""
+        """Return the id and the title of each shared sheet that is not in the trash."""
         found: list[tuple[str, str]] = []
         params: ParamsType = {
             "q": f"mimeType = '{MimeType.google_sheets}' and trashed = false",
@@ -177,14 +176,14 @@ class _Api(HTTPClient):
             params["pageToken"] = page["nextPageToken"]
 
     def worksheets(self, sheet_id: str) -> Sequence[str]:
-        """Return the titles of a sheet's worksheets, sorted, without those that are a chart."""
+        """Return the titles of a sheet's worksheets, sorted, without chart sheets."""
         answer = self.fetch_sheet_metadata(sheet_id, {"fields": "sheets.properties(title,sheetType)"})
         worksheets = (worksheet["properties"] for worksheet in answer.get("sheets", []))
         return sorted(worksheet["title"] for worksheet in worksheets if worksheet.get("sheetType") != "OBJECT")
 
     @contextmanager
-    def errors_in_words(self, what: str) -> Iterator[None]:
-        """Say what went wrong in reading ``what``, and what to do."""
+    def explain_errors(self, what: str) -> Iterator[None]:
+        """Convert errors in reading ``what`` to an ``ExtractError`` that says what to do."""
         retries = f"also after {self._settings.retries} retries"
         try:
             yield
@@ -245,7 +244,7 @@ def _read_credentials(path: Path) -> tuple[Credentials, Mapping[str, str]]:
             f"{what} cannot be read: {error.strerror}. Give the account that runs the flow the right to read it"
         ) from error
     except ValueError:
-        raise ExtractError(f"{what} is not JSON. {advice}") from None  # the cause would have the file's text with it
+        raise ExtractError(f"{what} is not JSON. {advice}") from None  # a chained error would contain the file's text
     if not isinstance(info, dict) or info.get("type") != "service_account":
         raise ExtractError(f"{what} is not a service account's key but {_kind(info)}. {advice}")
     if lacking := [name for name in ("client_email", "private_key", "token_uri") if not info.get(name)]:
@@ -269,13 +268,13 @@ def _kind(info: object) -> str:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """Return what urllib3 says, without what requests and google-auth wrapped around it."""
+    """Return urllib3's error, which requests and google-auth have wrapped."""
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     return getattr(error, "reason", None) or error
 
 
 def _short(said: object) -> str:
-    """Return a message as one line: a gateway or proxy may answer with a whole page."""
+    """Return a message as one line of bounded length: a gateway or proxy may answer with a whole page."""
     line = " ".join(str(said).split())
     return line if len(line) <= 400 else line[:400] + " ..."

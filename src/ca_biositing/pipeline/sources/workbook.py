@@ -19,7 +19,7 @@ _OLE = bytes.fromhex("D0CF11E0A1B11AE1")
 
 @dataclass(frozen=True)
 class WorkbookFolder:
-    """A folder of ``<sheet>.xlsx`` files. A formula counts as the result that it had when the file was saved."""
+    """A folder of ``<sheet>.xlsx`` files. A formula is read as its result when the file was saved."""
 
     directory: Path
 
@@ -65,7 +65,7 @@ class WorkbookFolder:
         with file:
             try:
                 workbook = load_workbook(file, read_only=True, data_only=True, keep_links=False)
-            except Exception as error:  # openpyxl does not check what it reads: a damaged file can raise anything
+            except Exception as error:  # openpyxl does not validate its input: a damaged file can raise any exception
                 raise ExtractError(f"{what} {_no_workbook(file, error)}") from error
             yield {page.title: page for page in workbook.worksheets if isinstance(page, ReadOnlyWorksheet)}
 
@@ -84,7 +84,7 @@ class WorkbookFolder:
 
 
 class _Reading:
-    """One pass over a worksheet. ``width`` is how many cells a row has at least."""
+    """One pass over a worksheet. ``width`` is the minimum number of cells of a row."""
 
     def __init__(self, page: ReadOnlyWorksheet, what: str) -> None:
         self.width = 0
@@ -92,7 +92,7 @@ class _Reading:
         self._what = what
         self._number = 0
         self._ended = False
-        # Exporters state a size that is not the worksheet's, and openpyxl would cut the rows to it.
+        # Some exporters store a wrong size, to which openpyxl would truncate the rows.
         self._last = page.max_row or 0
         page.reset_dimensions()
 
@@ -107,7 +107,7 @@ class _Reading:
                     blank = 0
                     yield row
                 else:
-                    # Perhaps not a row: behind the last one there can be a million that are only formatted.
+                    # Perhaps after the last row, where a million rows can be formatted but empty.
                     blank += 1
         except Exception as error:
             raise ExtractError(
@@ -118,12 +118,12 @@ class _Reading:
     def progress(self) -> float:
         if self._ended:
             return 1.0
-        # A size that was passed was not true, and nothing is known.
+        # Past the stored size, that size was wrong and the progress is unknown.
         return self._number / self._last if self._number < self._last else 0.0
 
 
 def _unescaped(cell: object) -> object:
-    """Return a cell without Excel's own escapes: what XML cannot hold, such as a carriage return, is _x000D_ there."""
+    """Return a cell without Excel's escapes for characters that XML cannot hold, such as _x000D_ (carriage return)."""
     if not isinstance(cell, str) or "_x" not in cell:
         return cell
     return unescape(cell).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""How alembic reaches the database, ``SOIL_DATABASE_URL``; revisions are written by hand."""
+"""Alembic's environment: connects to ``SOIL_DATABASE_URL``; revisions are written by hand."""
 
 import sys
 from logging.config import fileConfig
@@ -11,7 +11,7 @@ if context.config.config_file_name:
 try:
     url = database_url()
 except SettingsError as error:
-    sys.exit(str(error))  # one line, where alembic would show a traceback
+    sys.exit(str(error))  # one line instead of alembic's traceback
 if context.is_offline_mode():
     context.configure(url=url, literal_binds=True)
     with context.begin_transaction():

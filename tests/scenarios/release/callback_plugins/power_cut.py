@@ -1,4 +1,4 @@
-"""Callback plugin that kills ansible-playbook, without a farewell, after so many tasks of role `release`."""
+"""Callback plugin that kills ansible-playbook with SIGKILL after a number of tasks of the role `release`."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ description: The variable POWER_CUT_AFTER says after how many.
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc] # ansible carries no types
-    """Counts the tasks of the role that ran on a host."""
+    """Counts the tasks of the role that have run on a host."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"

@@ -1,5 +1,5 @@
-"""All that this package uses of Prefect without Prefect promising it; tests/test_internals.py watches it.
+"""The private interfaces of Prefect that this package uses; tests/test_internals.py checks that they still exist.
 
-``forks`` gives Prefect's executor of a flow run another way to start the process, ``events`` sees task-run events
-before they are sent, and ``polling`` surrounds the worker's question for flow runs.
+``forks`` makes Prefect's flow run executor start processes as forks, ``events`` intercepts events before they are sent,
+and ``polling`` wraps the worker's request for scheduled flow runs.
 """

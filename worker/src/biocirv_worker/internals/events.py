@@ -1,4 +1,4 @@
-"""Sees the events of this process before Prefect sends them."""
+"""Intercepts the events of this process before Prefect sends them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def before_sending(see: Callable[[Event], None]) -> None:
-    """Call a function with each event of this process, before it is queued: all of them go through Prefect's queue."""
+    """Call a function with each event of this process before Prefect queues it for sending."""
     send = EventsWorker.send
 
     def see_and_send(self: EventsWorker, item: Event) -> None:

@@ -1,7 +1,7 @@
-"""Starts a flow run's process by a fork.
+"""Starts a flow run's process as a fork.
 
-Prefect's worker has an executor for each flow run, which reports crashes, carries out cancellations and hears how the
-run ended. Here it is given another way to start the process, and stays what it is.
+Prefect's worker has an executor for each flow run, which reports crashes, carries out cancellations and observes how
+the run ended. This module replaces only the way in which the executor starts the process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def run_forked(
     run: Callable[[], None],
     task_status: anyio.abc.TaskStatus[int],
 ) -> ProcessWorkerResult:
-    """Call ``run`` in a fork for a flow run, until it has ended: what ``ProcessWorker.run`` does with a command."""
+    """Call ``run`` in a fork for a flow run and wait for its end, as ``ProcessWorker.run`` does for a command."""
     execution: FlowRunExecutionResult | None = None
     async with FlowRunExecutorContext() as context:
         forks = _Forks(flow_run, configuration, directory, run, context.control_channel)
@@ -60,7 +60,7 @@ def run_hooks(kind: str, flow_run: str, state: str) -> None:
 
 
 class _Forks:
-    """Starts a flow run's process, and runs its hooks: what Prefect's executor asks for."""
+    """Starts a flow run's process and runs its hooks: the interfaces that Prefect's executor expects."""
 
     def __init__(
         self,
@@ -83,13 +83,13 @@ class _Forks:
     async def start(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Start the process, say so, and return when it has ended."""
+        """Start the process, report it to ``task_status``, and return when it has ended."""
         port, token = self._control.register(flow_run.id)
         control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
         await self._fork(self._environment | control, task_status, self._run)
 
     async def run_crashed_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
-        """Run the flow's hooks for a crash: not here, where its code and its working directory are not the worker's."""
+        """Run the flow's hooks for a crash, in a fork: the worker has neither its code nor its working directory."""
         await self._run_hooks("crashed", flow_run, state)
 
     async def run_cancellation_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
@@ -107,14 +107,14 @@ class _Forks:
         function: Callable[..., None],
         *arguments: str,
     ) -> None:
-        # A fork takes milliseconds, and seconds where the process that forks has to be started anew.
+        # A fork takes milliseconds, but seconds if the fork server has to be restarted.
         process = await anyio.to_thread.run_sync(engine.start, environment, self._directory, function, *arguments)
         assert process.pid is not None  # noqa: S101 - it has been started
         descriptor = os.pidfd_open(process.pid)
         try:
             task_status.started(ProcessHandle(process))  # type: ignore[arg-type] # it needs what every Process has
             await anyio.wait_readable(process.sentinel)
-            # Where the process that forks was killed, nothing is heard of the fork any more.
+            # The sentinel also becomes readable when the fork server was killed; the fork may then still be alive.
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             await anyio.to_thread.run_sync(process.join)

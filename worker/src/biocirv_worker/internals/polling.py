@@ -1,4 +1,4 @@
-"""Prefect's process worker, with its question for flow runs surrounded by a context."""
+"""Prefect's process worker, with a context manager around its request for scheduled flow runs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class PollingWorker(ProcessWorker):
-    """A process worker that asks for flow runs within ``polling()``."""
+    """A process worker that requests scheduled flow runs within ``polling()``."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:
-        """Leave Prefect's own worker of this type registered as what it is."""
+        """Return a name of its own, so that Prefect's worker of the same type stays registered."""
         return f"biocirv {cls.__name__}"
 
     def polling(self) -> AbstractContextManager[object]:
-        """Return the context for one question."""
+        """Return the context manager for one request."""
         return nullcontext()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:

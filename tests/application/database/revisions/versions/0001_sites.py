@@ -1,4 +1,4 @@
-"""Sites. PostGIS is there already: only a superuser can create it."""
+"""Sites. PostGIS must exist: only a superuser can create it."""
 
 from collections.abc import Sequence
 

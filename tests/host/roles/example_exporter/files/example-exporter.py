@@ -1,4 +1,4 @@
-"""Answers requests on port 9199 of the loopback interface with 200, or 503 where /var/lib/example-exporter/sick is."""
+"""Answers requests to 127.0.0.1:9199 with 200, or with 503 if /var/lib/example-exporter/sick exists."""
 
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How to reach the database of the survey."""
+"""Connections to the database of the survey."""
 
 import os
 
@@ -11,10 +11,10 @@ class SettingsError(Exception):
 
 
 def database_url() -> URL:
-    """Return what ``SOIL_DATABASE_URL`` says.
+    """Return the URL in ``SOIL_DATABASE_URL``.
 
     Raises:
-        SettingsError: it is not set, or is no URL of a PostgreSQL database.
+        SettingsError: it is not set, or is not the URL of a PostgreSQL database.
 
     """
     expected = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
@@ -25,7 +25,7 @@ def database_url() -> URL:
         url = make_url(value)
     except (ArgumentError, ValueError):
         url = None
-    # The value is not repeated: it holds a password.
+    # The value is not repeated, as it contains a password.
     if url is None or url.get_backend_name() != "postgresql":
         raise SettingsError(f"SOIL_DATABASE_URL is not of the form {expected}")
     return url.set(drivername="postgresql+psycopg2")

@@ -66,9 +66,9 @@ def _record(path: Path, number: int, row: dict[str, str]) -> Record:
 
 
 def _upsert(connection: Connection, table: type[Base], key: list[str], values: dict[str, Any]) -> tuple[int, bool]:
-    """Return the row's id, and whether it is new."""
+    """Upsert a row; return its id, and whether it is new."""
     statement = insert(table).values(values).on_conflict_do_update(index_elements=key, set_=values)
-    # A row that no transaction has updated or deleted since: it was inserted just now.
+    # xmax is 0 if no transaction has updated or deleted the row: it was inserted just now.
     new = literal_column("xmax = 0", Boolean).label("new")
     row = connection.execute(statement.returning(literal_column("id", Integer), new)).one()
     return row.id, row.new

@@ -6,20 +6,20 @@ from sqlalchemy.types import UserDefinedType
 
 
 class Point(UserDefinedType[str]):
-    """A point of the globe, WGS 84; in Python its EWKT: "SRID=4326;POINT(longitude latitude)"."""
+    """A point in WGS 84; in Python its EWKT: "SRID=4326;POINT(longitude latitude)"."""
 
     cache_ok = True
 
     def get_col_spec(self, **_keywords: object) -> str:
-        """Return PostGIS's type."""
+        """Return the PostGIS type."""
         return "geometry(Point,4326)"
 
     def bind_expression(self, bindvalue: BindParameter[str]) -> ColumnElement[str]:
-        """Convert on the way in."""
+        """Convert EWKT to a geometry."""
         return func.ST_GeomFromEWKT(bindvalue, type_=self)
 
     def column_expression(self, colexpr: ColumnElement[str]) -> ColumnElement[str]:
-        """Convert on the way out."""
+        """Convert a geometry to EWKT."""
         return func.ST_AsEWKT(colexpr, type_=self)
 
 
@@ -28,7 +28,7 @@ class Base(DeclarativeBase):
 
 
 class Site(Base):
-    """Where a soil was described and sampled."""
+    """A place where a soil was described and sampled."""
 
     __tablename__ = "site"
 

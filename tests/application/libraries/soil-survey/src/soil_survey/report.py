@@ -1,4 +1,4 @@
-"""What the sites say together."""
+"""Reports on all sites."""
 
 from sqlalchemy import Connection, text
 
@@ -10,6 +10,6 @@ _FARTHEST = text("""
 
 
 def farthest(connection: Connection) -> tuple[str, str, float] | None:
-    """Return the two sites that are farthest from each other, and their distance in km; None where there are no two."""
+    """Return the two sites that are farthest apart, and their distance in km; None if there are fewer than two."""
     row = connection.execute(_FARTHEST).one_or_none()
     return (row[0], row[1], row[2]) if row else None

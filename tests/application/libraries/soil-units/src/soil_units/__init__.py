@@ -8,7 +8,7 @@ _GRAMS_PER_CUBIC_CENTIMETRE = {"g/cm3": 1.0, "kg/m3": 0.001, "lb/ft3": 0.0160184
 
 
 class UnitError(ValueError):
-    """A text is no quantity; the message says what was expected."""
+    """A text is not a quantity; the message says what was expected."""
 
 
 class Depth(NamedTuple):
@@ -19,10 +19,10 @@ class Depth(NamedTuple):
 
 
 def parse_depth(text: str) -> Depth:
-    """Return the depth that a text such as "0-25 cm" or "10-22 in" says.
+    """Return the depth in a text such as "0-25 cm" or "10-22 in".
 
     Raises:
-        UnitError: it says none, or its bottom is not below its top.
+        UnitError: there is none, or its bottom is not below its top.
 
     """
     match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*(\w+)\s*", text)
@@ -36,10 +36,10 @@ def parse_depth(text: str) -> Depth:
 
 
 def parse_bulk_density(text: str) -> float:
-    """Return the bulk density, in g/cm³, that a text such as "1.35 g/cm3", "1350 kg/m3" or "84 lb/ft3" says.
+    """Return the bulk density, in g/cm³, in a text such as "1.35 g/cm3", "1350 kg/m3" or "84 lb/ft3".
 
     Raises:
-        UnitError: it says none.
+        UnitError: there is none.
 
     """
     number, _, unit = text.strip().partition(" ")
