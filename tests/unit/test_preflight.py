@@ -122,3 +122,28 @@ def test_an_operator_s_variable_is_told_and_not_those_made_of_it(preflight: Modu
     problems = [problem for problem in action.variable_problems(specs, variables) if "nowhere" in problem]
     (problem,) = problems
     assert problem.startswith("database_port (role preflight (inventory)): ")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"group": "prefect_workers"}, "did you mean 'prefect_worker'?"),
+        ({"group": "elsewhere"}, "name a group of the inventory, or all"),
+        ({"follows": "release"}, "follows the release: say by `renewal`"),
+    ],
+)
+def test_a_further_service_that_could_not_run_is_told(preflight: ModuleType, entry: dict[str, str], words: str) -> None:
+    service = {"unit": "exporter.service", "group": "all", "kind": "service"}
+    assert preflight.service_problems([service], WELL) == []
+    (problem,) = preflight.service_problems([service | entry], WELL)
+    assert problem.startswith("other_services: exporter.service ")
+    assert words in problem
+
+
+def test_a_service_is_listed_once(preflight: ModuleType) -> None:
+    service = {"unit": "exporter.service", "group": "all", "kind": "service"}
+    assert preflight.service_problems([service, service], WELL) == ["other_services: exporter.service is listed twice."]
+    told = preflight.service_problems([service], WELL, ["exporter.service"])
+    assert told == ["other_services: exporter.service is listed twice."]
+    # Their types are the argument specs' business.
+    assert preflight.service_problems(["exporter"], WELL) == preflight.service_problems(None, WELL) == []

@@ -90,6 +90,32 @@ def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[
     return problems
 
 
+def service_problems(services: object, groups: Mapping[str, list[str]], own: Iterable[str] = ()) -> list[str]:
+    """Return what is wrong with `other_services` beyond the types of its values, which the argument specs check.
+
+    groups: name -> hosts, as Ansible's magic variable; own: units of the platform.
+    """
+    entries = [service for service in services if isinstance(service, Mapping)] if isinstance(services, list) else []
+    problems = []
+    for service in entries:
+        unit, group = service.get("unit"), service.get("group")
+        if group is not None and group not in groups:
+            near = difflib.get_close_matches(str(group), groups, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "name a group of the inventory, or all."
+            problems.append(
+                f"other_services: {unit} runs on group {group!r}, which the inventory does not have: {hint}"
+            )
+        if service.get("follows") and not service.get("renewal"):
+            problems.append(
+                f"other_services: {unit} follows the {service['follows']}: say by `renewal` how it is renewed."
+            )
+    units = [*own, *(service.get("unit") for service in entries)]
+    problems += [
+        f"other_services: {unit} is listed twice." for unit in sorted({str(u) for u in units if units.count(u) > 1})
+    ]
+    return problems
+
+
 def name_problems(names: Iterable[str], known: set[str], roles: Iterable[str]) -> list[str]:
     """Return the variables that have a role's prefix but are not in its argument specs, and so have no effect.
 
@@ -206,6 +232,11 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             variables, {name for options in specs.values() for name in options}, {role.split()[0] for role in specs}
         )
         problems += self.variable_problems(specs, variables)
+        problems += service_problems(
+            self.value("other_services", variables),
+            variables["groups"],
+            [service["unit"] for service in variables.get("__platform_services") or []],
+        )
         credentials = self.value("credential_files", variables)
         if isinstance(credentials, Mapping):
             problems += file_problems({f"{name} of credential_files": path for name, path in credentials.items()})
