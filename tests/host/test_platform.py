@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from testinfra.host import Host
 
+from tests import services
+
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
 
@@ -91,7 +93,8 @@ def test_status_says_for_programs_that_it_is_well(inventory: "Inventory", tmp_pa
     assert report["problems"] == []
     assert report["well"] is True
     units = {unit["unit"].partition("@")[0]: unit["state"] for unit in report["services"]}
-    assert units == dict.fromkeys(("postgresql", "nginx", "prefect-server", "prefect-worker"), "active")
+    expected = [unit.partition("@")[0] for unit in services.units("service", "foundation")]
+    assert units == dict.fromkeys(expected, "active")
     assert set(report["work_pool"]["workers"]) >= set(inventory.names("prefect_worker"))
     assert {run["flow"]: run["state"] for run in report["last_run"]} == dict.fromkeys(
         ("Master ETL Flow", *FLOWS), "Completed"
