@@ -25,14 +25,12 @@ def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
 
     Raises SystemExit with advice if the group has no host.
     """
-    listing = json.loads(
-        subprocess.run(
-            ["ansible-inventory", "--inventory", inventory, "--list"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+    listed = subprocess.run(
+        ["ansible-inventory", "--inventory", inventory, "--list"], check=False, capture_output=True, text=True
     )
+    if listed.returncode:
+        sys.exit(f"The inventory {inventory} cannot be read: {listed.stderr.strip()}")
+    listing = json.loads(listed.stdout)
     variables = listing["_meta"]["hostvars"]
     hosts = list(variables) if group == "all" else listing.get(group, {}).get("hosts", [])
     if not hosts:
@@ -43,7 +41,7 @@ def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
 def services(variables: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the platform's services and those that the inventory adds."""
     listed: list[dict[str, Any]] = yaml.safe_load(SERVICES.read_text(encoding="utf-8"))["__platform_services"]
-    return [*listed, *variables.get("other_services", [])]
+    return [*listed, *(variables.get("other_services") or [])]
 
 
 def account_of(unit: str, listed: list[dict[str, Any]]) -> str:

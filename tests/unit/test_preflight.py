@@ -44,19 +44,45 @@ def test_a_misspelt_group_is_told_with_the_right_one(preflight: ModuleType) -> N
 
 
 @pytest.mark.parametrize(
-    ("url", "key", "words"),
+    "url",
     [
-        ("http://prefect.example/api", "k" * 32, "prefect_api_url is http://prefect.example/api"),
-        ("https://prefect.example", "k" * 32, "it must be https://<name>/api"),
-        ("https://prefect.example:8443/api", "short", "prefect_encryption_key must be of 32"),
+        "http://prefect.example/api",
+        "https://prefect.example",
+        "https://:443/api",
+        "https://h h/api",
+        "https://me:pw@h/api",
+        "https://prefect.example:99999/api",
     ],
 )
-def test_a_value_that_nothing_can_be_made_of_is_told(preflight: ModuleType, url: str, key: str, words: str) -> None:
-    (problem,) = preflight.value_problems(url, key)
-    assert words in problem
+def test_an_address_that_nobody_can_reach_is_told(preflight: ModuleType, url: str) -> None:
+    (problem,) = preflight.url_problems(url)
+    assert problem.startswith(f"prefect_api_url is {url}: it must be https://<name>/api")
+
+
+def test_what_is_well_is_not_told(preflight: ModuleType) -> None:
+    assert preflight.url_problems("https://prefect.example:8443/api") == preflight.url_problems(None) == []
+    assert preflight.key_problems("k" * 32) == preflight.key_problems(None) == []
+    assert preflight.port_problems("database_port", 5432) == preflight.port_problems("database_port", "five") == []
+    assert preflight.network_problems("database_clients", ["10.1.0.0/24", "::1/128"]) == []
+
+
+def test_a_key_a_port_and_a_network_that_cannot_be_are_told(preflight: ModuleType) -> None:
+    (problem,) = preflight.key_problems("short")
+    assert problem.startswith("prefect_encryption_key must be of 32")
     assert "short" not in problem
-    assert preflight.value_problems("https://prefect.example:8443/api", "k" * 32) == []
-    assert preflight.value_problems(None, None) == []
+    (problem,) = preflight.port_problems("database_port", 99999)
+    assert problem == "database_port is 99999: a TCP port is between 1 and 65535."
+    (problem,) = preflight.network_problems("database_clients", ["everyone"])
+    assert problem.startswith("database_clients: 'everyone' does not appear to be")
+
+
+def test_a_check_that_fails_itself_loses_no_other_problem(preflight: ModuleType) -> None:
+    """It meets types that the argument specs refuse, in the same report."""
+    (problem,) = preflight.checked("The groups", preflight.group_problems, WELL, 5)
+    assert problem.startswith("The groups could not be checked (TypeError:")
+    assert preflight.service_problems([{"group": ["database"]}, {"group": "all"}], WELL) == []
+    numbers, _ = preflight.read_probe(["Welcome to corp host", "memory 512", "", "package acl"])
+    assert numbers == {"memory": 512}
 
 
 def test_a_variable_that_no_role_has_is_told_with_the_right_one(preflight: ModuleType) -> None:
@@ -104,11 +130,14 @@ def test_each_shortcoming_of_a_host_is_one_problem(
     assert words in problem
 
 
-def test_a_missing_credential_file_is_told(preflight: ModuleType, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_told(preflight: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "key.json").write_text("{}", encoding="utf-8")
-    files = {"HERE of credential_files": str(tmp_path / "key.json"), "THERE of credential_files": "/nowhere/key.json"}
-    (problem,) = preflight.file_problems(files)
-    assert problem.startswith("THERE of credential_files: /nowhere/key.json is not there")
+    paths = [str(tmp_path / "key.json"), "/nowhere/key.json", str(tmp_path), None, "~nobody-of-this-name/key"]
+    problems = preflight.file_problems({f"{number} of credential_files": path for number, path in enumerate(paths)})
+    assert [problem.split(":")[0] for problem in problems] == [
+        f"{number} of credential_files" for number in (1, 2, 3, 4)
+    ]
+    assert problems[0].startswith("1 of credential_files: /nowhere/key.json cannot be read (No such file or directory)")
 
 
 def test_an_operator_s_variable_is_told_and_not_those_made_of_it(preflight: ModuleType) -> None:
@@ -129,7 +158,8 @@ def test_an_operator_s_variable_is_told_and_not_those_made_of_it(preflight: Modu
     [
         ({"group": "prefect_workers"}, "did you mean 'prefect_worker'?"),
         ({"group": "elsewhere"}, "name a group of the inventory, or all"),
-        ({"follows": "release"}, "follows the release: say by `renewal`"),
+        ({"follows": "release", "group": "prefect_server"}, "follows the release: say by `renewal`"),
+        ({"follows": "release", "renewal": "restarted"}, "only prefect_server and prefect_worker have"),
     ],
 )
 def test_a_further_service_that_could_not_run_is_told(preflight: ModuleType, entry: dict[str, str], words: str) -> None:

@@ -146,7 +146,13 @@ def test_a_host_named_like_another_key_is_told(files: ModuleType, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("lifetimes", "words"), [((365, 365, 3650), "tls_renewal_days"), ((365, 90, 455), "tls_authority")]
+    ("lifetimes", "words"),
+    [
+        ((365, 365, 3650), "tls_renewal_days"),
+        ((365, 90, 455), "tls_authority"),
+        ((0, -1, 0), "tls_days, tls_renewal"),
+        ((10**10, 1, 10**11), "tls_days"),
+    ],
 )
 def test_lifetimes_that_contradict_each_other_are_told(
     files: ModuleType, lifetimes: tuple[int, int, int], words: str

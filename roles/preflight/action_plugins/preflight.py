@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from ansible.errors import AnsibleError
@@ -43,6 +45,7 @@ getent passwd | awk -F: '{print "account", $1 ":" $6 ":" $7}'
 ls /etc/postgresql/*/main/postgresql.conf 2>/dev/null | awk -F/ '{print "cluster", $4}'
 readlink /etc/localtime | sed -n 's,.*/zoneinfo/,timezone ,p'
 """
+NUMBERS = ("memory", "/opt", "/var", "python3-apt", "lists")
 # Lines that may occur any number of times, and the facts that hold them.
 LISTS = {
     "package": "installed_packages",
@@ -56,11 +59,12 @@ def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str
     """Parse the output of PROBE: return its numbers by name, and its lists by the names of the facts."""
     numbers: dict[str, int] = {}
     lists: dict[str, list[str]] = {fact: [] for fact in LISTS.values()}
-    # On a slow host, output of ssh and sudo at login can leave an empty line before the others.
-    for name, value in (line.split(maxsplit=1) for line in lines if line.strip()):
+    for line in lines:
+        name, _, value = line.strip().partition(" ")
         if name in LISTS:
             lists[LISTS[name]].append(value)
-        else:
+        # A login banner may print anything besides.
+        elif name in NUMBERS and value.isdecimal():
             numbers[name] = int(value)
     return numbers, lists
 
@@ -99,17 +103,22 @@ def service_problems(services: object, groups: Mapping[str, list[str]], own: Ite
     problems = []
     for service in entries:
         unit, group = service.get("unit"), service.get("group")
-        if group is not None and group not in groups:
+        if isinstance(group, str) and group not in groups:
             near = difflib.get_close_matches(str(group), groups, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "name a group of the inventory, or all."
             problems.append(
                 f"other_services: {unit} runs on group {group!r}, which the inventory does not have: {hint}"
             )
+        if service.get("follows") and group not in GROUPS[1:]:
+            problems.append(
+                f"other_services: {unit} follows the {service['follows']}, which only {' and '.join(GROUPS[1:])} have: "
+                "name one of these groups, or leave `follows` out."
+            )
         if service.get("follows") and not service.get("renewal"):
             problems.append(
                 f"other_services: {unit} follows the {service['follows']}: say by `renewal` how it is renewed."
             )
-    units = [*own, *(service.get("unit") for service in entries)]
+    units = [*own, *(service.get("unit") for service in entries if service.get("unit"))]
     problems += [
         f"other_services: {unit} is listed twice." for unit in sorted({str(u) for u in units if units.count(u) > 1})
     ]
@@ -157,23 +166,64 @@ def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Ma
     return problems
 
 
-def file_problems(files: Mapping[str, str]) -> list[str]:
+def file_problems(files: Mapping[str, object]) -> list[str]:
     """Return the files of the controller that cannot be read: name of the variable -> path."""
-    return [
-        f"{name}: {path} is not there, or is no file: correct the path, which is one of the machine that runs Ansible."
-        for name, path in files.items()
-        if not Path(path).expanduser().is_file()
-    ]
-
-
-def value_problems(url: object, encryption_key: object) -> list[str]:
-    """Return the problems of prefect_api_url and prefect_encryption_key; None (no value) is reported elsewhere."""
     problems = []
-    if url is not None and not re.fullmatch(r"https://[^/]+/api", str(url)):
-        problems.append(f"prefect_api_url is {url}: it must be https://<name>/api, or https://<name>:<port>/api.")
-    if encryption_key is not None and len(str(encryption_key).encode()) != 32:
-        problems.append("prefect_encryption_key must be of 32 ASCII characters, as the cipher takes them.")
+    for name, path in files.items():
+        try:
+            with Path(str(path or "")).expanduser().open("rb"):
+                continue
+        except (OSError, RuntimeError) as error:
+            why = getattr(error, "strerror", None) or error
+        problems.append(
+            f"{name}: {path} cannot be read ({why}): correct the path, a file on the machine that runs Ansible."
+        )
     return problems
+
+
+def url_problems(url: object) -> list[str]:
+    """Return the problems of prefect_api_url; None (no value) is reported elsewhere."""
+    try:
+        parts = urlsplit(str(url))
+        sound = re.fullmatch(r"https://[^/@\s]+/api", str(url)) and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if url is None or sound:
+        return []
+    return [f"prefect_api_url is {url}: it must be https://<name>/api, or https://<name>:<port>/api."]
+
+
+def key_problems(key: object) -> list[str]:
+    """Return the problems of prefect_encryption_key; None (no value) is reported elsewhere."""
+    if key is None or (str(key).isascii() and len(str(key)) == 32):
+        return []
+    return ["prefect_encryption_key must be of 32 ASCII characters, as the cipher takes them."]
+
+
+def network_problems(name: str, networks: object) -> list[str]:
+    """Return the entries of a list that are no networks in CIDR notation; what is no list is reported elsewhere."""
+    problems = []
+    for network in networks if isinstance(networks, list) else []:
+        try:
+            ipaddress.ip_network(str(network))
+        except ValueError as error:
+            problems.append(f"{name}: {error}: write a network in CIDR notation, such as 10.1.0.0/24 or 2001:db8::/64.")
+    return problems
+
+
+def port_problems(name: str, port: object) -> list[str]:
+    """Return that a number is no TCP port; what is no number is reported elsewhere."""
+    if not str(port).isdecimal() or 0 < int(str(port)) < 65536:
+        return []
+    return [f"{name} is {port}: a TCP port is between 1 and 65535."]
+
+
+def checked(what: str, check: Callable[..., list[str]], *arguments: object) -> list[str]:
+    """Return what a check finds; where it fails itself, say so and lose no other problem."""
+    try:
+        return check(*arguments)
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        return [f"{what} could not be checked ({type(error).__name__}: {error}): correct the other problems first."]
 
 
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
@@ -222,32 +272,36 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         facts = self._execute_module(
             module_name="ansible.legacy.setup", module_args={"gather_subset": FACTS}, task_vars=variables
         )["ansible_facts"]
-        facts |= {"ansible_memtotal_mb": probe["memory"], "ansible_package_lists": bool(probe["lists"])}
+        facts |= {"ansible_memtotal_mb": probe.get("memory", 0), "ansible_package_lists": bool(probe.get("lists"))}
         facts |= {f"ansible_{name}": found for name, found in lists.items()}
         result["ansible_facts"] = facts
 
-        problems = group_problems(variables["groups"], variables.get("preflight_other_groups") or [])
+        groups = variables["groups"]
         specs = read_specs(Path(self._task.args["roles"]))
-        problems += name_problems(
-            variables, {name for options in specs.values() for name in options}, {role.split()[0] for role in specs}
+        known = {name for options in specs.values() for name in options}
+        own = [service["unit"] for service in variables.get("__platform_services") or []]
+        credentials, authorities = (
+            self.value("credential_files", variables),
+            self.value("extra_ca_certificates", variables),
         )
-        problems += self.variable_problems(specs, variables)
-        problems += service_problems(
-            self.value("other_services", variables),
-            variables["groups"],
-            [service["unit"] for service in variables.get("__platform_services") or []],
-        )
-        credentials = self.value("credential_files", variables)
-        if isinstance(credentials, Mapping):
-            problems += file_problems({f"{name} of credential_files": path for name, path in credentials.items()})
-        problems += value_problems(
-            self.value("prefect_api_url", variables), self.value("prefect_encryption_key", variables)
-        )
+        files = dict(credentials) if isinstance(credentials, Mapping) else {}
+        files = {f"{name} of credential_files": path for name, path in files.items()}
+        if isinstance(authorities, list):
+            files |= {f"entry {number} of extra_ca_certificates": path for number, path in enumerate(authorities, 1)}
+        problems = [
+            *checked("The groups", group_problems, groups, self.value("preflight_other_groups", variables) or []),
+            *name_problems(variables, known, {role.split()[0] for role in specs}),
+            *self.variable_problems(specs, variables),
+            *checked("other_services", service_problems, self.value("other_services", variables), groups, own),
+            *checked("Files", file_problems, files),
+            *checked("prefect_api_url", url_problems, self.value("prefect_api_url", variables)),
+            *key_problems(self.value("prefect_encryption_key", variables)),
+            *port_problems("database_port", self.value("database_port", variables)),
+        ]
+        for name in ("database_clients", "prefect_api_clients"):
+            problems += network_problems(name, self.value(name, variables))
         problems += self._task.args["other_problems"]
-        limits = {
-            "memory": int(self._templar.template(variables["preflight_minimum_memory_mb"])),
-            "disk": int(self._templar.template(variables["preflight_minimum_disk_mb"])),
-        }
+        limits = {name: self.number(f"preflight_minimum_{name}_mb", variables) for name in ("memory", "disk")}
         problems += host_problems(
             {name.removeprefix("ansible_"): value for name, value in facts.items()}, probe, limits
         )
@@ -269,6 +323,11 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             return self._templar.template(variables.get(name))
         except AnsibleError:
             return None
+
+    def number(self, name: str, variables: Mapping[str, Any]) -> int:
+        """Return a variable's value as a number; 0 if it is none, which variable_problems reports."""
+        value = str(self.value(name, variables))
+        return int(value) if value.isdecimal() else 0
 
     def variable_problems(self, specs: Mapping[str, dict[str, Any]], variables: Mapping[str, Any]) -> list[str]:
         """Return the problems of an inventory's variables: missing, of a wrong type, or not templatable."""

@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 # Names that a host must not have: its key would be the file of the authority's or the ACME account's key.
 TAKEN = ("ca", "acme-account")
 
+# Longer than any certificate is of use; beyond it dates cannot be computed. Days.
+MOST_DAYS = 36500
+
 # A provided certificate with fewer days left than this is a problem, because only its owner can renew it. Days.
 LEAST_DAYS = 14
 
@@ -176,6 +179,8 @@ def authority_problems(directory: Path) -> list[str]:
 
 def lifetime_problems(lifetimes: Lifetimes) -> list[str]:
     """Return the contradictions between the configured lifetimes."""
+    if min(lifetimes) < 1 or max(lifetimes) > MOST_DAYS:
+        return [f"tls_days, tls_renewal_days and tls_authority_days must be between 1 and {MOST_DAYS}."]
     problems = []
     if lifetimes.renewal_days >= lifetimes.days:
         problems.append("tls_renewal_days must be less than tls_days, or each converge would renew every certificate.")
@@ -285,7 +290,10 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         problems = []
         if values["directory"]:
             directory = Path(values["directory"]).expanduser()
-            problems += certificate_problems(directory, host, names, mode, now)
+            try:
+                problems += certificate_problems(directory, host, names, mode, now)
+            except (OSError, UnicodeError) as error:
+                problems.append(f"The TLS files in {directory} cannot be checked: {error}. Correct that first.")
         if names == []:
             problems.append("tls_names is empty: list the names and addresses under which clients reach the host.")
         try:
