@@ -210,6 +210,7 @@ $(VENV)/bin/uv: requirements/builder.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: name a newer one, as in \`make up PYTHON=python3.12\`." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv"; $(INSTALL) python3-venv; }
 	@echo "Making the environment $(VENV)"
+	@[ ! -L $(VENV) ] || { echo "$(VENV) is a link: remove it, so that this checkout gets an environment of its own." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 

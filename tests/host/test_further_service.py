@@ -29,16 +29,16 @@ ENTRY = {
 
 
 @pytest.fixture
-def added(database: Host, tmp_path: Path) -> Iterator[list[str]]:
+def added(request: pytest.FixtureRequest, inventory: Inventory, tmp_path: Path) -> Iterator[list[str]]:
     """Return the options that add the entry to the inventory; remove the service at the end."""
+    entry = {**ENTRY, **getattr(request, "param", {})}
     more = tmp_path / "more.json"
-    more.write_text(json.dumps({"all": {"vars": {"other_services": [ENTRY]}}}), encoding="utf-8")
+    more.write_text(json.dumps({"all": {"vars": {"other_services": [entry]}}}), encoding="utf-8")
     options = ["--inventory", str(more)]
     yield options
-    database.run(f"systemctl disable --now {UNIT}; rm -f /etc/systemd/system/{UNIT}.service /etc/biocirv/{UNIT}.env")
-    database.check_output(
-        f"rm -rf /opt/biocirv/bin/{UNIT}.py /var/lib/{UNIT} && systemctl daemon-reload && userdel {UNIT}"
-    )
+    host = inventory.host(entry["group"])
+    host.run(f"systemctl disable --now {UNIT}; rm -f /etc/systemd/system/{UNIT}.service /etc/biocirv/{UNIT}.env")
+    host.check_output(f"rm -rf /opt/biocirv/bin/{UNIT}.py /var/lib/{UNIT} && systemctl daemon-reload && userdel {UNIT}")
 
 
 def status(inventory: Inventory, options: list[str], directory: Path) -> dict[str, Any]:
@@ -85,3 +85,15 @@ def test_an_entry_and_a_role_add_a_service(
     assert properties(database, UNIT, "ActiveState") == {"ActiveState": "active"}
     problems = status(inventory, added, tmp_path)["problems"]
     assert problems == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("added", [{"group": "prefect_server", "follows": "release"}], indirect=True)
+def test_a_service_that_follows_the_release_is_run_by_a_deploy(
+    inventory: Inventory, server: Host, added: list[str]
+) -> None:
+    deployed = inventory.playbook("site.yml", *added, "--tags", "base,deploy")
+    assert deployed.returncode == 0, deployed.stdout
+    assert properties(server, UNIT, "ActiveState") == {"ActiveState": "active"}
+    again = inventory.playbook("site.yml", *added, "--tags", "base,deploy,services")
+    assert (again.returncode, recap(again.stdout)[0]) == (0, 0), again.stdout
