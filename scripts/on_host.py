@@ -41,7 +41,9 @@ def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
 def services(variables: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the platform's services and those that the inventory adds."""
     listed: list[dict[str, Any]] = yaml.safe_load(SERVICES.read_text(encoding="utf-8"))["__platform_services"]
-    return [*listed, *(variables.get("other_services") or [])]
+    other = variables.get("other_services")
+    # A template is not resolved here.
+    return [*listed, *other] if isinstance(other, list) else listed
 
 
 def account_of(unit: str, listed: list[dict[str, Any]]) -> str:
@@ -114,7 +116,7 @@ def main() -> None:
         user = account_of(arguments.unit, services(variables))
         command = in_unit(arguments.unit, user, command, terminal=terminal)
     if arguments.journal is not None:
-        units = [arguments.journal] if arguments.journal else [each["unit"] for each in services(variables)]
+        units = arguments.journal.split() if arguments.journal else [each["unit"] for each in services(variables)]
         command = ["journalctl", "--no-hostname", *command, *(f"--unit={unit}" for unit in units)]
     argv = transport(name, variables, command, terminal=terminal)
     os.execvp(argv[0], argv)  # noqa: S606 - replaces this process, without a shell

@@ -73,7 +73,9 @@ def test_a_key_a_port_and_a_network_that_cannot_be_are_told(preflight: ModuleTyp
     (problem,) = preflight.port_problems("database_port", 99999)
     assert problem == "database_port is 99999: a TCP port is between 1 and 65535."
     (problem,) = preflight.network_problems("database_clients", ["everyone"])
-    assert problem.startswith("database_clients: 'everyone' does not appear to be")
+    assert problem.startswith("database_clients: everyone has no prefix length")
+    (problem,) = preflight.network_problems("database_clients", ["10.1.0.7/24"])
+    assert problem.startswith("database_clients: 10.1.0.7/24 has host bits set")
 
 
 def test_a_check_that_fails_itself_loses_no_other_problem(preflight: ModuleType) -> None:
@@ -177,3 +179,8 @@ def test_a_service_is_listed_once(preflight: ModuleType) -> None:
     assert told == ["other_services: exporter.service is listed twice."]
     # Their types are the argument specs' business.
     assert preflight.service_problems(["exporter"], WELL) == preflight.service_problems(None, WELL) == []
+
+
+def test_what_a_playbook_passes_on_is_a_known_name(preflight: ModuleType) -> None:
+    names = preflight.read_names(Path(__file__).parents[2] / "roles")
+    assert {"release_archive_file", "backup_restore_file", "prefect_worker_limit", "prefect_api_url"} <= names

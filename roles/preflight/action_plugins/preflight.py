@@ -114,6 +114,10 @@ def service_problems(services: object, groups: Mapping[str, list[str]], own: Ite
                 f"other_services: {unit} follows the {service['follows']}, which only {' and '.join(GROUPS[1:])} have: "
                 "name one of these groups, or leave `follows` out."
             )
+        if service.get("follows") and service.get("kind") == "task":
+            problems.append(
+                f"other_services: {unit} is a task, which ends and follows nothing: leave `follows` out."
+            )
         if service.get("follows") and not service.get("renewal"):
             problems.append(
                 f"other_services: {unit} follows the {service['follows']}: say by `renewal` how it is renewed."
@@ -201,10 +205,15 @@ def key_problems(key: object) -> list[str]:
 
 
 def network_problems(name: str, networks: object) -> list[str]:
-    """Return the entries of a list that are no networks in CIDR notation; what is no list is reported elsewhere."""
+    """Return the entries of a list that are no networks in CIDR notation; what is no list is reported elsewhere.
+
+    pg_hba.conf would take what follows an address without a prefix length for its mask.
+    """
     problems = []
     for network in networks if isinstance(networks, list) else []:
         try:
+            if "/" not in str(network):
+                raise ValueError(f"{network} has no prefix length")
             ipaddress.ip_network(str(network))
         except ValueError as error:
             problems.append(f"{name}: {error}: write a network in CIDR notation, such as 10.1.0.0/24 or 2001:db8::/64.")
@@ -224,6 +233,13 @@ def checked(what: str, check: Callable[..., list[str]], *arguments: object) -> l
         return check(*arguments)
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         return [f"{what} could not be checked ({type(error).__name__}: {error}): correct the other problems first."]
+
+
+def read_names(roles: Path) -> set[str]:
+    """Return the names of the options of all entry points of all roles; -e may set those that a playbook passes on."""
+    texts = (path.read_text(encoding="utf-8") for path in roles.glob("*/meta/argument_specs.yml"))
+    entries = [entry for text in texts for entry in yaml.safe_load(text)["argument_specs"].values()]
+    return {name for entry in entries for name in entry.get("options", {})}
 
 
 def read_specs(roles: Path) -> dict[str, dict[str, Any]]:
@@ -278,7 +294,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
 
         groups = variables["groups"]
         specs = read_specs(Path(self._task.args["roles"]))
-        known = {name for options in specs.values() for name in options}
+        known = read_names(Path(self._task.args["roles"]))
         own = [service["unit"] for service in variables.get("__platform_services") or []]
         credentials, authorities = (
             self.value("credential_files", variables),
@@ -298,8 +314,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             *key_problems(self.value("prefect_encryption_key", variables)),
             *port_problems("database_port", self.value("database_port", variables)),
         ]
-        for name in ("database_clients", "prefect_api_clients"):
-            problems += network_problems(name, self.value(name, variables))
+        problems += network_problems("database_clients", self.value("database_clients", variables))
         problems += self._task.args["other_problems"]
         limits = {name: self.number(f"preflight_minimum_{name}_mb", variables) for name in ("memory", "disk")}
         problems += host_problems(
