@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
-from tests.host.conftest import properties
+from tests.host.conftest import properties, recap
 from tests.limits import wait_until
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def test_what_was_stopped_is_started_again(inventory: "Inventory", server: Host,
         done = inventory.playbook("playbooks/stop.yml")
         assert done.returncode == 0, done.stdout
         assert server.run(states).stdout.split() == ["inactive"] * (1 + len(UNITS))
-        assert ("changed=0 " not in done.stdout) == changes, done.stdout
+        assert (recap(done.stdout)[0] > 0) == changes, done.stdout
     server.check_output("systemctl start biocirv.target")
     wait_until_well(server, api)
 

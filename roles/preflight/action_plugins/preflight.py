@@ -115,9 +115,7 @@ def service_problems(services: object, groups: Mapping[str, list[str]], own: Ite
                 "name one of these groups, or leave `follows` out."
             )
         if service.get("follows") and service.get("kind") == "task":
-            problems.append(
-                f"other_services: {unit} is a task, which ends and follows nothing: leave `follows` out."
-            )
+            problems.append(f"other_services: {unit} is a task, which ends and follows nothing: leave `follows` out.")
         if service.get("follows") and not service.get("renewal"):
             problems.append(
                 f"other_services: {unit} follows the {service['follows']}: say by `renewal` how it is renewed."
