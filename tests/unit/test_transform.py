@@ -15,6 +15,10 @@ from ca_biositing.pipeline.etl.transform import clean, fold
     ("cell", "text"),
     [
         ("Corn", "Corn"),
+        # One by one: each is found, and so cleaned, for its own reason.
+        (" Corn", "Corn"),
+        ("Corn ", "Corn"),
+        ("Corn  stover", "Corn stover"),
         ("  Corn\t stover ", "Corn stover"),
         ("Corn\N{NO-BREAK SPACE}\N{EM SPACE}stover", "Corn stover"),
         ("two\nlines", "two lines"),
