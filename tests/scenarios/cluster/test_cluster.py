@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.host.conftest import recap
+
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
@@ -43,7 +45,8 @@ def test_a_host_with_another_key_is_not_talked_to(inventory: "Inventory", tmp_pa
 
     assert refused.returncode != 0
     assert "Host key verification failed" in refused.stdout
-    assert re.findall(r"changed=(\d+)", refused.stdout) == ["0"] * len(HOSTS), refused.stdout
+    assert all(f"\n{host} " in refused.stdout.partition("PLAY RECAP")[2] for host in HOSTS), refused.stdout
+    assert recap(refused.stdout)[0] == 0, refused.stdout
 
 
 def test_each_host_has_only_what_is_its(inventory: "Inventory") -> None:
