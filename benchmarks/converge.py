@@ -58,6 +58,7 @@ def run(*command: str) -> tuple[float, str]:
         "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
         "PROFILE_TASKS_TASK_OUTPUT_LIMIT": "10",
         "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
     }
     begin = time.monotonic()
     done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)

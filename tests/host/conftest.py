@@ -21,8 +21,13 @@ from testinfra.host import Host
 from tests import limits
 
 ROOT = Path(__file__).parents[2]
-# The project's configuration, and no colours in the output, which molecule enables.
-ENVIRONMENT = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
+# The project's configuration, without colours, which molecule enables, and with each task's result.
+ENVIRONMENT = {
+    **os.environ,
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_FORCE_COLOR": "0",
+    "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+}
 
 
 class Inventory:
@@ -94,6 +99,17 @@ class Inventory:
             # A process group of its own, which a test can kill without killing pytest.
             start_new_session=True,
         )
+
+    def answer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ansible-playbook as people do: its standard output is the answer, and nothing else."""
+        return self.playbook(*arguments, ANSIBLE_STDOUT_CALLBACK="concise")
+
+    def status(self, *options: str) -> dict[str, Any]:
+        """Return what `make status JSON=1` prints; its exit code tells whether all is well."""
+        done = self.answer("playbooks/status.yml", "--extra-vars", "status_format=json", *options)
+        report: dict[str, Any] = json.loads(done.stdout)
+        assert (done.returncode == 0) is report["well"], done
+        return report
 
 
 RECAP = re.compile(r"ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)")

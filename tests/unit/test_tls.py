@@ -154,7 +154,12 @@ def run(directory: Path, *arguments: str, names: dict[str, list[str]] = NAMES, *
     done = subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), "--inventory", inventory, playbook, *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+        },
         capture_output=True,
         text=True,
         check=False,
