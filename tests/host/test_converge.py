@@ -36,8 +36,9 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
         "--inventory",
         str(unknown),
         "--extra-vars",
-        '{"preflight_minimum_memory_mb": 99999999, "preflight_minimum_disk_mb": 99999999, "postgresql_version": 14,'
-        ' "prefect_server_port": "http", "prefect_worker_limit": [8], "prefect_worker_limits": 8,'
+        '{"preflight_minimum_memory_mb": 99999999, "preflight_minimum_deploy_disk_mb": 99999999,'
+        ' "postgresql_version": 14, "prefect_server_port": "http", "prefect_worker_limit": [8],'
+        ' "prefect_worker_limits": 8,'
         ' "database_port": "{{ nowhere }}"}',
     )
     assert refused.returncode != 0

@@ -11,7 +11,7 @@ from ansible.template import Templar, trust_as_template
 WELL = {"database": ["db"], "prefect_server": ["app"], "prefect_worker": ["app", "w2"], "all": ["db", "app", "w2"]}
 FACTS = {"distribution": "Debian", "distribution_major_version": "13", "service_mgr": "systemd"}
 PROBE = {"memory": 2048, "/opt": 9000, "/var": 9000}
-LIMITS = {"memory": 1024, "disk": 3072}
+LIMITS = {"memory": 1024, "disk": 3072, "deploy_disk": 1024}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,8 @@ def test_what_a_host_has_is_read(preflight: ModuleType) -> None:
         "accounts": ["biocirv:/var/lib/biocirv:/bin/s h"],
         "postgresql_clusters": [],
         "timezones": [],
+        "unresolved_names": [],
+        "silent_addresses": [],
     }
 
 
@@ -123,6 +125,8 @@ def test_two_servers_are_refused(preflight: ModuleType) -> None:
         ({}, {"memory": 512}, "512 MB of memory"),
         ({}, {"/opt": 100}, "100 MB free on the file system of /opt"),
         ({}, {"/var": 100}, "100 MB free on the file system of /var"),
+        ({}, {"/var": 3000}, "lower preflight_minimum_disk_mb"),
+        ({}, {"/var": 1000, "release": 1}, "lower preflight_minimum_deploy_disk_mb"),
     ],
 )
 def test_each_shortcoming_of_a_host_is_one_problem(
@@ -130,6 +134,40 @@ def test_each_shortcoming_of_a_host_is_one_problem(
 ) -> None:
     (problem,) = preflight.host_problems({**FACTS, **facts}, {**PROBE, **probe}, LIMITS)
     assert words in problem
+
+
+def test_a_deploy_needs_less_space_than_the_first_converge(preflight: ModuleType) -> None:
+    assert preflight.host_problems(FACTS, {**PROBE, "/opt": 2000, "release": 1}, LIMITS) == []
+
+
+def test_a_name_or_a_proxy_that_the_host_does_not_reach_is_told(preflight: ModuleType) -> None:
+    needed = {"prefect_api_url": "prefect.example", "http_proxy": "proxy:3128", "database_address": "127.0.0.1"}
+    unresolved, silent = preflight.reach_problems(needed, ["prefect.example"], ["proxy:3128"])
+    assert unresolved.startswith("prefect_api_url names prefect.example, which the host cannot resolve: ")
+    assert silent.startswith("http_proxy names proxy:3128, where nothing answers the host: ")
+    assert preflight.reach_problems(needed, [], []) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://proxy.example:3128", "proxy.example:3128"),
+        ("http://me:pw@proxy.example/", "proxy.example:80"),
+        ("https://[2001:db8::1]:8443", "2001:db8::1:8443"),
+        ("", ""),
+        (None, ""),
+        ("http://[broken", ""),
+    ],
+)
+def test_a_proxy_s_address_is_taken_from_its_url(preflight: ModuleType, url: str | None, host: str) -> None:
+    assert preflight.host_of(url, with_port=True) == host
+
+
+def test_a_sudo_that_asks_is_told_from_a_host_that_is_away(preflight: ModuleType) -> None:
+    for error in ("Missing sudo password", "sudo: a password is required", "Incorrect sudo password"):
+        assert "OPTIONS=--ask-become-pass" in preflight.unreachable(error, "Is it on?")["msg"]
+    away = preflight.unreachable("ssh: connect to host h port 22: No route to host", "Is it on?")
+    assert away["msg"] == "The host cannot be reached: Is it on?"
 
 
 def test_a_file_that_cannot_be_read_is_told(preflight: ModuleType, tmp_path: Path) -> None:

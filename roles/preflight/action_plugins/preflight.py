@@ -37,6 +37,7 @@ FACTS = ["!all", "!min", "distribution", "platform", "python", "service_mgr"]
 # also saves the roles queries of installed packages and accounts, each of which would take half a second.
 PROBE = """
 awk '/^MemTotal/ {print "memory", int($2 / 1024)}' /proc/meminfo
+test -e /opt/biocirv/current && echo release 1 || echo release 0
 df -Pm /opt /var | awk 'NR == 2 {print "/opt", $4} NR == 3 {print "/var", $4}'
 /usr/bin/python3 -c 'import apt' 2>/dev/null && echo python3-apt 1 || echo python3-apt 0
 ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 && echo lists 1 || echo lists 0
@@ -45,14 +46,25 @@ getent passwd | awk -F: '{print "account", $1 ":" $6 ":" $7}'
 ls /etc/postgresql/*/main/postgresql.conf 2>/dev/null | awk -F/ '{print "cluster", $4}'
 readlink /etc/localtime | sed -n 's,.*/zoneinfo/,timezone ,p'
 """
-NUMBERS = ("memory", "/opt", "/var", "python3-apt", "lists")
+NUMBERS = ("memory", "/opt", "/var", "python3-apt", "lists", "release")
 # Lines that may occur any number of times, and the facts that hold them.
 LISTS = {
     "package": "installed_packages",
     "account": "accounts",
     "cluster": "postgresql_clusters",
     "timezone": "timezones",
+    "unresolved": "unresolved_names",
+    "silent": "silent_addresses",
 }
+
+
+# Added to PROBE, with the names that the host must resolve, and the addresses (name, port) where something must answer.
+REACH = """
+for name in {names}; do timeout 10 getent ahosts "$name" >/dev/null || echo "unresolved $name"; done
+for address in {addresses}; do
+  timeout 5 bash -c '</dev/tcp/"${{0%:*}}"/"${{0##*:}}"' "$address" 2>/dev/null || echo "silent $address"
+done
+"""
 
 
 def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
@@ -144,9 +156,11 @@ def name_problems(names: Iterable[str], known: set[str], roles: Iterable[str]) -
 def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Mapping[str, int]) -> list[str]:
     """Return the problems of a host.
 
-    facts: Ansible's, without prefix; probe: numbers of PROBE, in MB; limits: least `memory` and `disk`, in MB.
+    facts: Ansible's, without prefix; probe: numbers of PROBE, in MB; limits: least `memory`, `disk` and, where a
+    release is installed already, `deploy_disk`, in MB.
     """
     problems = []
+    disk = "deploy_disk" if probe.get("release") else "disk"
     system = (facts.get("distribution", "unknown"), str(facts.get("distribution_major_version", "")))
     if system not in SUPPORTED:
         problems.append(
@@ -160,12 +174,41 @@ def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Ma
             "or lower preflight_minimum_memory_mb."
         )
     problems += [
-        f"{probe.get(path, 0)} MB free on the file system of {path} are less than {limits['disk']} MB: free some, "
-        "or lower preflight_minimum_disk_mb."
+        f"{probe.get(path, 0)} MB free on the file system of {path} are less than {limits[disk]} MB: free some, "
+        f"or lower preflight_minimum_{disk}_mb."
         for path in ("/opt", "/var")
-        if probe.get(path, 0) < limits["disk"]
+        if probe.get(path, 0) < limits[disk]
     ]
     return problems
+
+
+def reach_problems(needed: Mapping[str, str], unresolved: Iterable[str], silent: Iterable[str]) -> list[str]:
+    """Return the names that the host cannot resolve, and the proxies that do not answer it.
+
+    needed: variable -> name or address; unresolved, silent: what REACH found.
+    """
+    problems = []
+    for variable, name in needed.items():
+        if name in unresolved:
+            problems.append(
+                f"{variable} names {name}, which the host cannot resolve: correct the variable, or the host's DNS "
+                "or /etc/hosts."
+            )
+        elif name in silent:
+            problems.append(
+                f"{variable} names {name}, where nothing answers the host: correct it, or open the way to it."
+            )
+    return problems
+
+
+def unreachable(error: str, advice: str) -> dict[str, str]:
+    """Return what to say of a host where no command can be run: a message, and the error where it explains more."""
+    if re.search(r"(?i)(sudo|become)[^\n]*password|password is required", error):
+        return {
+            "msg": "sudo on the host asks for a password. To be asked for it, add OPTIONS=--ask-become-pass to the "
+            "command of `make`, or --ask-become-pass (-K) to that of ansible-playbook."
+        }
+    return {"msg": f"The host cannot be reached: {advice}", "stderr": error}
 
 
 def file_problems(files: Mapping[str, object]) -> list[str]:
@@ -193,6 +236,16 @@ def url_problems(url: object) -> list[str]:
     if url is None or sound:
         return []
     return [f"prefect_api_url is {url}: it must be https://<name>/api, or https://<name>:<port>/api."]
+
+
+def host_of(url: object, *, with_port: bool = False) -> str:
+    """Return the host of a URL, with its port if asked; empty if it has none."""
+    try:
+        parts = urlsplit(str(url))
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:
+        return ""
+    return (f"{parts.hostname}:{port}" if with_port and port else parts.hostname) or ""
 
 
 def key_problems(key: object) -> list[str]:
@@ -273,14 +326,15 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         variables = task_vars or {}
         try:
             # Not a module call: the command module does nothing in check mode.
-            shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(PROBE)}")
+            names, proxies = self.needed(variables)
+            script = PROBE + REACH.format(names=shlex.join(names.values()), addresses=shlex.join(proxies.values()))
+            shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}")
         except AnsibleError as error:
             # The connection was refused, or the program to connect with is missing.
             shell = {"rc": 255, "stderr": str(error)}
         # The Docker connection reports a missing container as a failed command.
         if shell["rc"] != 0:
-            advice = self._task.args["unreachable_advice"]
-            return {**result, "failed": True, "msg": f"The host cannot be reached: {advice}", "stderr": shell["stderr"]}
+            return {**result, "failed": True, **unreachable(shell["stderr"], self._task.args["unreachable_advice"])}
         probe, lists = read_probe(shell["stdout_lines"])
 
         facts = self._execute_module(
@@ -313,8 +367,11 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             *port_problems("database_port", self.value("database_port", variables)),
         ]
         problems += network_problems("database_clients", self.value("database_clients", variables))
+        problems += reach_problems(names | proxies, lists["unresolved_names"], lists["silent_addresses"])
         problems += self._task.args["other_problems"]
-        limits = {name: self.number(f"preflight_minimum_{name}_mb", variables) for name in ("memory", "disk")}
+        limits = {
+            name: self.number(f"preflight_minimum_{name}_mb", variables) for name in ("memory", "disk", "deploy_disk")
+        }
         problems += host_problems(
             {name.removeprefix("ansible_"): value for name, value in facts.items()}, probe, limits
         )
@@ -336,6 +393,16 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             return self._templar.template(variables.get(name))
         except AnsibleError:
             return None
+
+    def needed(self, variables: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the names that the host must resolve, and the proxies (name:port) that must answer it, by variable."""
+        names = {}
+        # A host of the database alone asks neither the API nor the database.
+        if any(group in variables["group_names"] for group in GROUPS[1:]):
+            names["prefect_api_url"] = host_of(self.value("prefect_api_url", variables))
+            names["database_address"] = str(self.value("database_address", variables) or "")
+        proxies = {name: host_of(self.value(name, variables), with_port=True) for name in ("http_proxy", "https_proxy")}
+        return {key: name for key, name in names.items() if name}, {key: name for key, name in proxies.items() if name}
 
     def number(self, name: str, variables: Mapping[str, Any]) -> int:
         """Return a variable's value as a number; 0 if it is none, which variable_problems reports."""

@@ -14,7 +14,8 @@ flock 9
 if ! [ -e "$builder/finished" ]; then
     rm -rf "$builder"
     /usr/bin/python3 -m venv "$builder"
-    "$builder/bin/pip" install --quiet --require-hashes --requirement "$requirements"
+    # Without many attempts: an index that is not trusted or not found stays so.
+    "$builder/bin/pip" install --quiet --retries 2 --require-hashes --requirement "$requirements"
     touch "$builder/finished"
 fi
 exec "$builder/bin/python" "${0%/*}/build.py" "$specification"
