@@ -10,7 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 INSTALL = $(SUDO) apt-get update --quiet --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends
-PLAY = $(VENV)/bin/ansible-playbook --inventory $(INVENTORY)
+# Further options of ansible-playbook, such as --ask-become-pass, or -v for Ansible's own output.
+OPTIONS ?=
+PLAY = $(VENV)/bin/ansible-playbook --inventory $(INVENTORY) $(OPTIONS)
 # Runs a command on the first host of a group, with a terminal if one is available.
 ON = $(VENV)/bin/python scripts/on_host.py --inventory $(INVENTORY)
 # Runs a command with the environment and the account of a service.
@@ -57,18 +59,17 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --extra-vars restart_units=prefect-worker.service
 
 ##@ Operation
-.PHONY: service-status status self-check login audit rotate-secrets service-logs logs run-etl deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
+.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs run-etl deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
 service-status: $(VENV)/controller ## show the state of the platform; JSON=1 for programs
-	@mkdir -p .cache
-	@$(PLAY) playbooks/status.yml --extra-vars status_file=$(CURDIR)/.cache/status.txt $(if $(filter 1,$(JSON)),--extra-vars status_format=json) >.cache/status.log || { cat .cache/status.log; exit 1; }
-	@cat .cache/status.txt
+	@$(PLAY) playbooks/status.yml $(if $(filter 1,$(JSON)),--extra-vars status_format=json)
 
 status: service-status ## the same
 
+doctor: $(VENV)/controller ## collect what a helper would ask for into one file without secrets
+	@$(PLAY) playbooks/doctor.yml
+
 self-check: $(VENV)/controller ## run a flow and read the row that it writes back; prints JSON, sets an exit code; safe in production
-	@mkdir -p .cache && rm -f .cache/self-check.json
-	@$(PLAY) playbooks/self_check.yml --extra-vars self_check_file=$(CURDIR)/.cache/self-check.json >.cache/self-check.log || failed=1; \
-		cat .cache/self-check.json || cat .cache/self-check.log; exit $${failed:-0}
+	@$(PLAY) playbooks/self_check.yml
 
 login: $(VENV)/controller ## show the UI's address and its credentials
 	@$(PLAY) playbooks/login.yml

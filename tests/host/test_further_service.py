@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.host import Host
@@ -41,21 +41,8 @@ def added(request: pytest.FixtureRequest, inventory: Inventory, tmp_path: Path) 
     host.check_output(f"rm -rf /opt/biocirv/bin/{UNIT}.py /var/lib/{UNIT} && systemctl daemon-reload && userdel {UNIT}")
 
 
-def status(inventory: Inventory, options: list[str], directory: Path) -> dict[str, Any]:
-    """Return the report of `make status`."""
-    file = directory / "status.json"
-    done = inventory.playbook(
-        "playbooks/status.yml", *options, "--extra-vars", f"status_file={file} status_format=json"
-    )
-    assert done.returncode == 0, done.stdout
-    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return report
-
-
 @pytest.mark.thorough
-def test_an_entry_and_a_role_add_a_service(
-    inventory: Inventory, database: Host, added: list[str], tmp_path: Path
-) -> None:
+def test_an_entry_and_a_role_add_a_service(inventory: Inventory, database: Host, added: list[str]) -> None:
     converged = inventory.playbook("site.yml", *added, "--tags", "base,services")
     assert converged.returncode == 0, converged.stdout
     assert recap(converged.stdout)[0] > 0
@@ -65,11 +52,11 @@ def test_an_entry_and_a_role_add_a_service(
     again = inventory.playbook("site.yml", *added, "--tags", "base,services")
     assert (again.returncode, recap(again.stdout)[0]) == (0, 0), again.stdout
 
-    report = status(inventory, added, tmp_path)
+    report = inventory.status(*added)
     assert report["problems"] == []
     assert UNIT in {service["unit"] for service in report["services"]}
     database.check_output(f"touch /var/lib/{UNIT}/sick")
-    (problem,) = status(inventory, added, tmp_path)["problems"]
+    (problem,) = inventory.status(*added)["problems"]
     assert problem.startswith(f"{UNIT}.service on {inventory.name('database')} does not answer http://127.0.0.1:9199/")
     database.check_output(f"rm /var/lib/{UNIT}/sick")
 
@@ -83,7 +70,7 @@ def test_an_entry_and_a_role_add_a_service(
     started = inventory.playbook("site.yml", *added)
     assert started.returncode == 0, started.stdout
     assert properties(database, UNIT, "ActiveState") == {"ActiveState": "active"}
-    problems = status(inventory, added, tmp_path)["problems"]
+    problems = inventory.status(*added)["problems"]
     assert problems == []
 
 

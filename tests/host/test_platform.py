@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from testinfra.host import Host
 
-from tests import services
+from tests import limits, services
+from tests.host.conftest import properties
 
 if TYPE_CHECKING:
     from tests.host.conftest import Api, Inventory
@@ -71,25 +72,17 @@ def test_status_names_release_and_schema(inventory: "Inventory", server: Host, d
     """The status shows id, age and source of the active release, and the database's revision."""
     release = Path(server.file("/opt/biocirv/current").linked_to).name
     revision = "runuser --user postgres -- psql -AtX biocirv_db -c 'SELECT version_num FROM alembic_version'"
-    shown = inventory.playbook("playbooks/status.yml")
-    assert shown.returncode == 0, shown.stdout
+    shown = inventory.answer("playbooks/status.yml")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stdout.startswith("Well, at "), shown.stdout
     assert re.search(rf"Release +{release}, built [-\d]+ [:\d]+ UTC \(\d+ (hours|days) ago\)", shown.stdout), (
         shown.stdout
     )
     assert re.search(rf"Database +{database.check_output(revision)}\n", shown.stdout), shown.stdout
 
 
-def status(inventory: "Inventory", file: Path) -> dict[str, Any]:
-    """Return what `make status JSON=1` prints."""
-    done = inventory.playbook("playbooks/status.yml", "--extra-vars", f"status_file={file} status_format=json")
-    assert done.returncode == 0, done.stdout
-    assert "changed=0" in done.stdout
-    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return report
-
-
-def test_status_says_for_programs_that_it_is_well(inventory: "Inventory", tmp_path: Path) -> None:
-    report = status(inventory, tmp_path / "status.json")
+def test_status_says_for_programs_that_it_is_well(inventory: "Inventory") -> None:
+    report = inventory.status()
     assert report["problems"] == []
     assert report["well"] is True
     units = {unit["unit"].partition("@")[0]: unit["state"] for unit in report["services"]}
@@ -104,15 +97,15 @@ def test_status_says_for_programs_that_it_is_well(inventory: "Inventory", tmp_pa
     assert {disk["path"] for disk in report["disks"]} >= {"/"}
 
 
-def self_check(inventory: "Inventory", file: Path, *options: str) -> tuple[int, dict[str, Any]]:
+def self_check(inventory: "Inventory", *options: str) -> tuple[int, dict[str, Any]]:
     """Return the exit code of `make self-check`, and what it prints."""
-    done = inventory.playbook("playbooks/self_check.yml", "--extra-vars", f"self_check_file={file}", *options)
-    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    done = inventory.answer("playbooks/self_check.yml", *options)
+    report: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, report
 
 
-def test_self_check_reads_the_row_of_its_flow(inventory: "Inventory", tmp_path: Path) -> None:
-    code, report = self_check(inventory, tmp_path / "check.json")
+def test_self_check_reads_the_row_of_its_flow(inventory: "Inventory") -> None:
+    code, report = self_check(inventory)
     assert (code, report["well"], report["problems"]) == (0, True, [])
     assert report["row"]["flow_run_id"] == report["flow_run"]
     assert (report["row"]["flow"], report["row"]["status"], report["state"]) == ("self_check", "completed", "Completed")
@@ -120,34 +113,74 @@ def test_self_check_reads_the_row_of_its_flow(inventory: "Inventory", tmp_path: 
 
 @pytest.mark.thorough
 @pytest.mark.disruptive
-def test_self_check_says_that_nobody_runs_flows(inventory: "Inventory", worker: Host, tmp_path: Path) -> None:
+def test_self_check_says_that_nobody_runs_flows(inventory: "Inventory", worker: Host) -> None:
     worker.check_output("systemctl stop prefect-worker")
     try:
-        code, report = self_check(inventory, tmp_path / "check.json", "--extra-vars", "self_check_patience=3")
+        code, report = self_check(inventory, "--extra-vars", "self_check_patience=3")
     finally:
         worker.check_output("systemctl start prefect-worker")
     assert code != 0
     assert (report["well"], report["row"]) == (False, {})
     services, flow_run = report["problems"]
-    assert "prefect-worker is inactive" in services
+    assert "prefect-worker.service is inactive" in services
     assert re.fullmatch(r"The flow run \S+ is (Scheduled|Late) after 3 s: no worker has taken it", flow_run)
 
 
 @pytest.mark.thorough
 @pytest.mark.disruptive
-def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: Host, tmp_path: Path) -> None:
+def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: Host) -> None:
     server.check_output("systemctl stop prefect-server")
     try:
-        report = status(inventory, tmp_path / "status.json")
+        report = inventory.status()
     finally:
         server.check_output("systemctl start prefect-server")
-    assert report["well"] is False
     name = inventory.name("prefect_server")
-    assert f"prefect-server on {name} is inactive: `journalctl -u prefect-server` there says why" in report["problems"]
-    assert any(problem.startswith("Prefect's API does not answer: ") for problem in report["problems"])
-    assert len(report["problems"]) == 2
+    silent, stopped = sorted(report["problems"])
+    assert silent.startswith(f"{name}, prefect: Prefect's API does not answer: ")
+    assert stopped.startswith(f"prefect-server on {name} is inactive since ")
+    assert "`make logs UNIT=prefect-server" in stopped
     assert report["rows"]["experiment"] > 0
     assert report["database"]["revision"] == report["database"]["expected"]
+
+
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_status_names_a_table_that_is_gone(inventory: "Inventory", database: Host) -> None:
+    """The schema's revision is that of the release, and yet a table of it is not there."""
+    psql = "runuser --user postgres -- psql --no-psqlrc --dbname biocirv_db --command 'ALTER TABLE {} RENAME TO {}'"
+    database.check_output(psql.format("rejected_row", "mislaid"))
+    try:
+        report = inventory.status()
+    finally:
+        database.check_output(psql.format("mislaid", "rejected_row"))
+    (problem,) = report["problems"]
+    assert problem.startswith("The database lacks tables of its revision: rejected_row. `make restore FILE=")
+    assert inventory.status()["well"] is True
+
+
+def kill_and_wait(worker: Host) -> None:
+    """Kill the worker, and wait until systemd has started it again."""
+    first = int(properties(worker, "prefect-worker", "NRestarts")["NRestarts"])
+    worker.check_output("systemctl kill --kill-whom=main --signal=KILL prefect-worker")
+    expected = {"NRestarts": str(first + 1), "ActiveState": "active"}
+
+    def is_back() -> bool:
+        return properties(worker, "prefect-worker", *expected) == expected
+
+    limits.wait_until(is_back, "systemd has started prefect-worker again")
+
+
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_status_names_a_unit_that_starts_again_and_again(inventory: "Inventory", worker: Host) -> None:
+    """Systemd never calls such a unit failed: it is active, or about to be."""
+    for _ in range(3):
+        kill_and_wait(worker)
+    (problem,) = inventory.status()["problems"]
+    name = inventory.name("prefect_worker")
+    assert problem.startswith(f"prefect-worker on {name} failed and was started again 3 times within an hour: ")
+    worker.check_output("systemctl reset-failed prefect-worker")
+    assert inventory.status()["problems"] == []
 
 
 @pytest.mark.thorough

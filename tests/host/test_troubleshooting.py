@@ -34,7 +34,9 @@ def on_page(command: str) -> str:
 def make(inventory: "Inventory") -> Make:
     """Return a function that runs a command of the page for the inventory under test, and returns its output."""
     # Without make's variables, as in a shell: make may be running these tests.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ANSIBLE"))
+    }
 
     def run(command: str, said: str = "") -> str:
         words = [*shlex.split(on_page(command)), f"INVENTORY={inventory.path}"]

@@ -54,6 +54,7 @@ def test_the_page_of_variables_is_the_specs() -> None:
 
 # Variables that neither an inventory nor the wiring sets: Ansible's own, and facts of the deployed release.
 FACTS = {
+    "ansible_inventory_sources",
     "group_names",
     "groups",
     "hostvars",

@@ -5,17 +5,18 @@ from typing import Any
 
 import pytest
 
+from roles.status.filter_plugins.secrets import without_secrets
 from roles.status.filter_plugins.status import status_report
 
-SHOWN = """Id={unit}.service
-ActiveState={state}
-SubState=running
-Result={result}
-ActiveEnterTimestamp=@1764268056
-StatusText=Polls pool: 0 of 8 flow runs
-"""
-DISK = "/                      {percent}% 81604378624\n"
-DISKS = f"Mounted on            Use%      Avail\n{DISK}{DISK}"
+UNIT = {
+    "state": "active",
+    "sub_state": "running",
+    "result": "success",
+    "since": "2026-11-27T18:27:36+00:00",
+    "status": "Polls pool: 0 of 8 flow runs",
+    "restarts": 0,
+}
+DISK = {"path": "/", "used_percent": 35, "available_bytes": 81604378624}
 RELEASE = {
     "current": "0123456789ab",
     "previous": "ba9876543210",
@@ -24,34 +25,54 @@ RELEASE = {
         "0123456789ab": {"built": "2026-11-26T07:00:00", "revision": "v1", "application_schema": ["0002"]},
     },
 }
+RUN = {
+    "flow": "Master ETL Flow",
+    "state": "Completed",
+    "message": "",
+    "start": "2026-11-27T17:00:00Z",
+    "end": "2026-11-27T17:00:03Z",
+    "seconds": 3.0,
+}
 
 
 def asked() -> dict[str, Any]:
-    """Return the answers of two healthy hosts."""
-    services = {
-        "stdout": "\n".join(SHOWN.format(unit=unit, state="active", result="success") for unit in ("nginx", "w"))
-    }
+    """Return the answers of two healthy hosts; the first one has the server and the database."""
     host = {
-        "failure": "",
-        "services": services,
+        "services": [{"unit": unit, **UNIT} for unit in ("nginx", "w")],
         "health": [],
-        "disks": {"stdout": DISKS.format(percent=35)},
-        "errors": {"stdout_lines": ["now FATAL: it", "   and more"]},
+        "disks": [DISK],
+        "errors": ["now FATAL: it"],
     }
-    ends = {"stdout": "notAfter=Jan  9 18:27:33 2027 GMT"}
+    leader = {
+        "certificate of the proxy": "2027-01-09T18:27:33+00:00",
+        "certificate of PostgreSQL": "2027-01-09T18:27:33+00:00",
+        "schema of application": {"revisions": ["0002"], "tables": ["experiment"]},
+        "missing_tables": [],
+        "rows": {"experiment": 24},
+        "prefect": {
+            "pool": {"name": "pool", "paused": False},
+            "workers": [
+                {"name": "one", "status": "online", "seen": "2026-11-27T17:59:00Z"},
+                {"name": "two", "status": "online", "seen": "2026-11-27T17:58:00Z"},
+            ],
+            "running": 3,
+            "late": 0,
+            "late_since": "",
+            "lagging": [],
+            "last_run": [RUN],
+        },
+    }
+    answers = {"one": {**host, **leader}, "two": host}
     return {
         "now": "2026-11-27T18:00:00+00:00",
         "url": "https://one",
         "server": "one",
-        "hosts": {name: {**deepcopy(host), "release": deepcopy(RELEASE)} for name in ("one", "two")},
-        "certificates": {"the proxy": dict(ends), "PostgreSQL": dict(ends)},
-        "revisions": {"application": ["0002"]},
-        "pool": {"name": "pool", "is_paused": False},
-        "workers": [{"name": "one", "status": "ONLINE"}, {"name": "two", "status": "ONLINE"}],
-        "counts": [3, 0],
-        "runs": [{"flow": "Master ETL Flow", "state": "Completed"}],
-        "rows": [{"name": "experiment", "rows": 24}],
-        "failures": [],
+        "database": "one",
+        "arguments": " INVENTORY=inventory/mine",
+        "hosts": {
+            name: deepcopy({"state": {"answers": found, "failures": {}}, "release": RELEASE})
+            for name, found in answers.items()
+        },
     }
 
 
@@ -65,15 +86,7 @@ def test_what_is_well_is_told_whole() -> None:
         "revision": "v1",
         "before": {"id": "ba9876543210", "until": "2026-11-26T08:00:00+00:00"},
     }
-    assert report["services"][0] == {
-        "host": "one",
-        "unit": "nginx",
-        "state": "active",
-        "sub_state": "running",
-        "result": "success",
-        "since": "2025-11-27T18:27:36+00:00",
-        "status": "Polls pool: 0 of 8 flow runs",
-    }
+    assert report["services"][0] == {"host": "one", "unit": "nginx", **UNIT}
     assert [(unit["host"], unit["unit"]) for unit in report["services"][1:]] == [
         ("one", "w"),
         ("two", "nginx"),
@@ -81,37 +94,89 @@ def test_what_is_well_is_told_whole() -> None:
     ]
     assert report["work_pool"]["workers"] == {"one": "online", "two": "online"}
     assert report["work_pool"]["running"] == 3
-    disk = {"path": "/", "used_percent": 35, "available_bytes": 81604378624}
-    assert report["disks"] == [{"host": "one", **disk}, {"host": "two", **disk}]
+    assert report["disks"] == [{"host": "one", **DISK}, {"host": "two", **DISK}]
     assert report["certificates"][1] == {"service": "PostgreSQL", "ends": "2027-01-09T18:27:33+00:00"}
     assert report["rows"] == {"experiment": 24}
     assert report["errors"] == [{"host": "one", "line": "now FATAL: it"}, {"host": "two", "line": "now FATAL: it"}]
 
 
+ONE, TWO = ("hosts", "one", "state", "answers"), ("hosts", "two", "state", "answers")
+MAKE = "INVENTORY=inventory/mine`"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("hosts", "two", "disks", "stdout"), DISKS.format(percent=90), "/ on two is 90 % full"),
+        ((*TWO, "disks", 0, "used_percent"), 90, "/ on two is 90 % full, 81.6 GB are free: `du -xh"),
         (
-            ("hosts", "two", "services", "stdout"),
-            SHOWN.format(unit="w", state="failed", result="exit-code"),
-            "w on two is failed (exit-code): `journalctl -u w` there says why",
+            (*TWO, "services", 1),
+            {"unit": "w", **UNIT, "state": "failed", "result": "exit-code"},
+            f"w on two is failed (exit-code) since 2026-11-27 18:27 UTC: `make logs UNIT=w {MAKE} shows why",
         ),
-        (("hosts", "two", "release", "current"), "ba9876543210", "two has release ba9876543210: "),
-        (("certificates", "the proxy", "stdout"), "", "the proxy shows no certificate"),
         (
-            ("certificates", "the proxy", "stdout"),
-            "notAfter=Dec 11 17:00:00 2026 GMT",
-            "The certificate of the proxy ends 2026-12-11: run site.yml",
+            (*TWO, "services", 1, "restarts"),
+            3,
+            f"w on two failed and was started again 3 times within an hour: `make logs UNIT=w {MAKE} shows why",
         ),
-        (("revisions", "application"), ["0001"], "The database is at revision 0001, the release brings 0002"),
-        (("revisions", "application"), [], "The database is at revision none, the release brings 0002"),
-        (("pool", "is_paused"), True, "The work pool pool is paused"),
-        (("workers",), [{"name": "one", "status": "OFFLINE"}], "No worker of the pool pool is online"),
-        (("counts",), [0, 2], "2 flow run(s) should have begun and have not"),
-        (("runs", 0, "state"), "Failed", "The last run of Master ETL Flow ended Failed"),
-        (("hosts", "two", "failure"), "It is no container", "two cannot be asked: It is no container"),
-        (("failures",), ["The database does not answer: it is away"], "The database does not answer: it is away"),
+        (
+            ("hosts", "two", "release", "current"),
+            "ba9876543210",
+            "two has release ba9876543210: `make rebuild-services ",
+        ),
+        (("hosts", "two", "release"), {"failed": True, "msg": "no manifest"}, "two, releases: no manifest"),
+        (
+            (*ONE, "certificate of the proxy"),
+            "2026-12-11T17:00:00+00:00",
+            f"The certificate of the proxy ends 2026-12-11: `make start-services {MAKE} renews it",
+        ),
+        (
+            (*ONE, "schema of application", "revisions"),
+            ["0001"],
+            f"The database is at revision 0001, the release brings 0002: `make rebuild-services {MAKE}",
+        ),
+        (
+            (*ONE, "schema of application", "revisions"),
+            [],
+            "The database is at revision none, the release brings 0002",
+        ),
+        (
+            (*ONE, "missing_tables"),
+            ["experiment", "observation"],
+            f"The database lacks tables of its revision: experiment, observation. `make restore FILE=dump {MAKE}",
+        ),
+        ((*ONE, "prefect", "pool", "paused"), True, "The work pool pool is paused"),
+        (
+            (*ONE, "prefect", "workers"),
+            [{"name": "one", "status": "offline", "seen": "2026-11-27T17:00:00Z"}],
+            "No worker of the pool pool is online; one was heard of last at 2026-11-27 17:00 UTC: `make logs",
+        ),
+        (
+            (*ONE, "prefect", "workers"),
+            [],
+            f"No worker of the pool pool is online: `make logs UNIT=prefect-worker {MAKE}",
+        ),
+        (
+            (*ONE, "prefect"),
+            {**asked()["hosts"]["one"]["state"]["answers"]["prefect"], "late": 2, "late_since": "2026-11-27T17:30:00Z"},
+            "2 flow runs have not begun in time, the oldest since 2026-11-27 17:30 UTC: `make logs",
+        ),
+        (
+            (*ONE, "prefect", "lagging"),
+            ["master-etl-deployment"],
+            "Too few runs of the deployment master-etl-deployment are planned: Prefect's scheduler stands still. `",
+        ),
+        (
+            (*ONE, "prefect", "last_run", 0, "state"),
+            "Failed",
+            "The last run of Master ETL Flow ended Failed, 2026-11-27 17:00 UTC: below is why; `make run-etl",
+        ),
+        (
+            (*TWO, "health"),
+            [{"unit": "exporter", "health_url": "http://127.0.0.1:9100/", "problem": "HTTP Error 503"}],
+            "exporter on two does not answer http://127.0.0.1:9100/ with 2xx: HTTP Error 503",
+        ),
+        (("hosts", "two", "state"), {"msg": "It is no container"}, "two cannot be asked: It is no container"),
+        (("hosts", "two", "state", "failures"), {"disks": "it is away"}, "two, disks: it is away"),
     ],
 )
 def test_what_is_not_well_is_a_problem(path: tuple[str | int, ...], value: object, problem: str) -> None:
@@ -128,28 +193,20 @@ def test_what_is_not_well_is_a_problem(path: tuple[str | int, ...], value: objec
 
 def test_what_does_not_answer_hides_nothing_else() -> None:
     """One host is unreachable; on the other neither API nor database answers."""
-    answers = (
-        asked()
-        | {key: {} for key in ("revisions", "pool")}
-        | {key: [] for key in ("workers", "counts", "runs", "rows")}
-    )
-    gone = {"unreachable": True, "msg": "No route\nto host"}
-    answers["hosts"]["two"] = {
-        "failure": "",
-        "services": gone,
-        "health": [],
-        "disks": gone,
-        "errors": gone,
-        "release": {},
-    }
-    answers["failures"] = ["Prefect's API does not answer: refused"]
+    answers = asked()
+    state = answers["hosts"]["one"]["state"]
+    for part in ("prefect", "schema of application", "missing_tables", "rows"):
+        del state["answers"][part]
+    state["failures"] = {"prefect": "Prefect's API does not answer: refused", "rows": "it is\naway"}
+    answers["hosts"]["two"] = {"state": {"unreachable": True, "msg": "No route\nto host"}, "release": {}}
     report = status_report(answers)
     assert report["problems"] == [
-        "Prefect's API does not answer: refused",
+        "one, prefect: Prefect's API does not answer: refused",
+        "one, rows: it is away",
         "two cannot be asked: No route to host",
     ]
     assert [unit["unit"] for unit in report["services"]] == ["nginx", "w"]
-    assert report["work_pool"] == {}
+    assert (report["work_pool"], report["database"], report["rows"]) == ({}, {}, {})
 
 
 def test_a_blank_host_is_told_so() -> None:
@@ -161,12 +218,7 @@ def test_a_blank_host_is_told_so() -> None:
     assert report["problems"] == []
 
 
-@pytest.mark.parametrize(("status", "well"), [(200, True), (204, True), (503, False), (-1, False)])
-def test_a_service_that_does_not_answer_with_2xx_is_a_problem(status: int, well: bool) -> None:
-    answers = asked()
-    service = {"unit": "exporter.service", "health_url": "http://127.0.0.1:9100/"}
-    answers["hosts"]["two"]["health"] = [{"item": service, "status": status, "msg": "HTTP Error 503"}]
-    report = status_report(answers)
-    assert report["well"] is well
-    problem = "exporter.service on two does not answer http://127.0.0.1:9100/ with 2xx: HTTP Error 503"
-    assert report["problems"] == ([] if well else [problem])
+def test_a_report_for_others_holds_no_secret_in_any_form() -> None:
+    text = "PGPASSWORD=s3cr/t&1 url postgresql://u:s3cr%2Ft%261@h and s3cr/t%261, Basic czNjci90JjE=, key: line1-of-key"
+    cleaned = without_secrets(text, ["s3cr/t&1", "-----BEGIN KEY-----\nline1-of-key\n-----END KEY-----", "a", ""])
+    assert cleaned == ("PGPASSWORD=******** url postgresql://u:********@h and ********, Basic ********, key: ********")

@@ -1,14 +1,14 @@
-"""The filter status_report: combines the answers of hosts, API and database into one report on the platform's state."""
+"""The filter status_report: combines the answers of hosts into one report on the platform's state."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
-# Limits above which a disk (percent), or below which a certificate, is reported as a problem.
+# Limits from which a disk (percent) and restarts within an hour, or below which a certificate, are problems.
 DISK_PERCENT = 90
+RESTARTS = 3
 CERTIFICATE = timedelta(days=14)
 
 Report = dict[str, Any]
@@ -17,52 +17,49 @@ Report = dict[str, Any]
 def status_report(asked: dict[str, Any]) -> Report:
     """Return the report that ``make status`` shows, as text or JSON.
 
-    ``asked`` holds ``now`` (ISO 8601), ``url``, ``server`` (a host), and ``hosts``: by name what was registered of
-    ``services``, ``health``, ``disks``, ``errors`` and ``release``, and a ``failure``. Further what was registered of
-    ``certificates``, ``revisions``, ``pool``, ``workers``, ``counts``, ``runs`` and ``rows``, each empty where there
-    was no answer, with the reasons in ``failures``.
+    ``asked`` holds ``now`` (ISO 8601), ``url``, ``server`` and ``database`` (hosts), ``arguments`` (what commands of
+    `make` need to name the inventory), and ``hosts``: by name what was registered of the modules ``host_status``
+    (``state``) and ``release_state`` (``release``).
     """
     now = datetime.fromisoformat(asked["now"])
+    answers = {host: found["state"].get("answers", {}) for host, found in asked["hosts"].items()}
     releases = {host: found["release"] for host, found in asked["hosts"].items() if found["release"].get("current")}
+    server = answers[asked["server"]]
     report: Report = {
         "checked": now.isoformat(timespec="seconds"),
         "url": asked["url"],
         "release": _release(asked, releases),
         "database": {
-            "revision": asked["revisions"]["application"],
+            "revision": server["schema of application"]["revisions"],
             "expected": _manifest(asked, releases).get("application_schema", []),
+            "missing_tables": server["missing_tables"],
         }
-        if asked["revisions"]
+        if "schema of application" in server
         else {},
-        "services": list(_of_hosts(asked, "services", _services)),
-        "work_pool": _work_pool(asked),
-        "last_run": asked["runs"],
-        "rows": {table["name"]: table["rows"] for table in asked["rows"]},
-        "disks": list(_of_hosts(asked, "disks", _disks)),
-        "certificates": [_certificate(name, result) for name, result in asked["certificates"].items()],
-        "errors": [
-            {"host": host, "line": line}
-            for host, found in asked["hosts"].items()
-            for line in found["errors"].get("stdout_lines", [])
-            # Continuation lines of a message are indented.
-            if not line.startswith(" ")
+        "services": list(_of_hosts(answers, "services")),
+        "work_pool": _work_pool(server.get("prefect")),
+        "last_run": server.get("prefect", {}).get("last_run", []),
+        "rows": answers[asked["database"]].get("rows", {}),
+        "disks": list(_of_hosts(answers, "disks")),
+        "certificates": [
+            {"service": name.removeprefix("certificate of "), "ends": end}
+            for name, end in server.items()
+            if name.startswith("certificate of ")
         ],
+        "errors": [{"host": host, "line": line} for host, found in answers.items() for line in found.get("errors", [])],
     }
     problems = [
-        *asked["failures"],
-        *_unreachable(asked),
-        *_problems(report, now),
-        *_unhealthy(asked),
-        *_other_releases(report, releases),
+        *_silent(asked),
+        *_problems(report, now, asked["arguments"]),
+        *_unhealthy(answers),
+        *_other_releases(report, releases, asked["arguments"]),
     ]
     return {"well": not problems, "problems": [" ".join(problem.split()) for problem in problems], **report}
 
 
-def _of_hosts(
-    asked: dict[str, Any], what: str, read: Callable[[str], Iterator[dict[str, Any]]]
-) -> Iterator[dict[str, Any]]:
-    for host, found in asked["hosts"].items():
-        for item in read(found[what].get("stdout", "")):
+def _of_hosts(answers: dict[str, Any], part: str) -> Iterator[dict[str, Any]]:
+    for host, found in answers.items():
+        for item in found.get(part, []):
             yield {"host": host, **item}
 
 
@@ -86,101 +83,110 @@ def _release(asked: dict[str, Any], releases: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _services(shown: str) -> Iterator[dict[str, str]]:
-    for block in filter(str.strip, shown.split("\n\n")):
-        unit = dict(line.split("=", 1) for line in block.strip().splitlines())
-        since = unit["ActiveEnterTimestamp"].removeprefix("@")
-        yield {
-            "unit": unit["Id"].removesuffix(".service"),
-            "state": unit["ActiveState"],
-            "sub_state": unit["SubState"],
-            "result": unit["Result"],
-            "since": datetime.fromtimestamp(int(since), UTC).isoformat() if since else "",
-            "status": unit["StatusText"],
-        }
-
-
-def _work_pool(asked: dict[str, Any]) -> dict[str, Any]:
-    if not asked["pool"]:
+def _work_pool(found: dict[str, Any] | None) -> dict[str, Any]:
+    if not found:
         return {}
-    running, late = asked["counts"]
+    names = ("running", "late", "late_since", "lagging")
     return {
-        "name": asked["pool"]["name"],
-        "paused": asked["pool"]["is_paused"],
-        "running": running,
-        "late": late,
-        "workers": {worker["name"]: worker["status"].lower() for worker in asked["workers"]},
+        **found["pool"],
+        **{name: found[name] for name in names},
+        "workers": {worker["name"]: worker["status"] for worker in found["workers"]},
+        "seen": max((worker["seen"] or "" for worker in found["workers"]), default=""),
     }
 
 
-def _disks(shown: str) -> Iterator[dict[str, Any]]:
-    seen = set()
-    for line in shown.splitlines()[1:]:
-        path, percent, available = line.rsplit(maxsplit=2)
-        if path not in seen:
-            seen.add(path)
-            yield {
-                "path": path,
-                "used_percent": int(percent.rstrip("%")),
-                "available_bytes": int(available),
-            }
-
-
-def _certificate(name: str, result: dict[str, Any]) -> dict[str, str]:
-    found = re.search(r"notAfter=(.+ GMT)", result.get("stdout", ""))
-    ends = datetime.strptime(found[1], "%b %d %H:%M:%S %Y GMT").replace(tzinfo=UTC).isoformat() if found else ""
-    return {"service": name, "ends": ends}
-
-
-def _unreachable(asked: dict[str, Any]) -> Iterator[str]:
+def _silent(asked: dict[str, Any]) -> Iterator[str]:
+    """Yield the hosts that cannot be asked, and the parts of hosts that gave no answer."""
     for host, found in asked["hosts"].items():
-        if found["failure"] or found["services"].get("unreachable"):
-            yield f"{host} cannot be asked: {found['failure'] or found['services'].get('msg', '')}"
+        state = found["state"]
+        if "answers" not in state:
+            yield f"{host} cannot be asked: {state.get('msg', 'it gave no reason')}"
+        for part, why in state.get("failures", {}).items():
+            yield f"{host}, {part}: {why}"
+        # Its own failure says why.
+        if "answers" in state and found["release"].get("failed"):
+            yield f"{host}, releases: {found['release'].get('msg', 'it gave no reason')}"
 
 
-def _unhealthy(asked: dict[str, Any]) -> Iterator[str]:
-    """Yield the services whose health URL answers with an error."""
-    for host, found in asked["hosts"].items():
-        for result in found["health"]:
-            if not 200 <= result.get("status", -1) < 300:
-                service, why = result["item"], result.get("msg", "no answer")
-                yield f"{service['unit']} on {host} does not answer {service['health_url']} with 2xx: {why}"
+def _unhealthy(answers: dict[str, Any]) -> Iterator[str]:
+    for service in _of_hosts(answers, "health"):
+        if service["problem"]:
+            name = f"{service['unit']} on {service['host']}"
+            yield f"{name} does not answer {service['health_url']} with 2xx: {service['problem']}"
 
 
-def _problems(report: Report, now: datetime) -> Iterator[str]:
+def _time(text: str) -> str:
+    """Return a time as people read it."""
+    return f"{text[:16].replace('T', ' ')} UTC"
+
+
+def _problems(report: Report, now: datetime, arguments: str) -> Iterator[str]:
     for unit in report["services"]:
+        name = f"{unit['unit']} on {unit['host']}"
+        journal = f"`make logs UNIT={unit['unit']}{arguments}` shows why"
         if unit["state"] != "active":
             why = "" if unit["result"] == "success" else f" ({unit['result']})"
-            advice = f"`journalctl -u {unit['unit']}` there says why"
-            yield f"{unit['unit']} on {unit['host']} is {unit['state']}{why}: {advice}"
-    database = report["database"]
-    if database and report["release"] and sorted(database["revision"]) != sorted(database["expected"]):
-        at, wanted = (", ".join(database[key]) or "none" for key in ("revision", "expected"))
-        yield f"The database is at revision {at}, the release brings {wanted}: `make rebuild-services` migrates"
-    pool = report["work_pool"]
-    if pool:
-        if pool["paused"]:
-            yield f"The work pool {pool['name']} is paused: `prefect work-pool resume {pool['name']}`"
-        if "online" not in pool["workers"].values():
-            yield f"No worker of the pool {pool['name']} is online"
-        if pool["late"]:
-            yield f"{pool['late']} flow run(s) should have begun and have not"
+            since = f" since {_time(unit['since'])}" if unit["since"] else ""
+            yield f"{name} is {unit['state']}{why}{since}: {journal}"
+        if unit["restarts"] >= RESTARTS:
+            yield f"{name} failed and was started again {unit['restarts']} times within an hour: {journal}"
+    yield from _database_problems(report, arguments)
+    yield from _prefect_problems(report["work_pool"], arguments)
     if report["last_run"] and report["last_run"][0]["state"] in ("Failed", "Crashed", "TimedOut"):
-        yield f"The last run of {report['last_run'][0]['flow']} ended {report['last_run'][0]['state']}"
+        run = report["last_run"][0]
+        ended = f"The last run of {run['flow']} ended {run['state']}, {_time(run['end'])}"
+        yield f"{ended}: below is why; `make run-etl{arguments}` runs it again"
     for disk in report["disks"]:
         if disk["used_percent"] >= DISK_PERCENT:
-            yield f"{disk['path']} on {disk['host']} is {disk['used_percent']} % full"
+            full = f"{disk['path']} on {disk['host']} is {disk['used_percent']} % full"
+            free = f"{disk['available_bytes'] / 1e9:.1f} GB are free"
+            yield f"{full}, {free}: `du -xh --max-depth=3 {disk['path']}` there shows what fills it"
     for certificate in report["certificates"]:
-        if not certificate["ends"]:
-            yield f"{certificate['service']} shows no certificate"
-        elif datetime.fromisoformat(certificate["ends"]) - now < CERTIFICATE:
-            yield f"The certificate of {certificate['service']} ends {certificate['ends'][:10]}: run site.yml"
+        if datetime.fromisoformat(certificate["ends"]) - now < CERTIFICATE:
+            ends = f"The certificate of {certificate['service']} ends {certificate['ends'][:10]}"
+            yield f"{ends}: `make start-services{arguments}` renews it"
 
 
-def _other_releases(report: Report, releases: dict[str, Any]) -> Iterator[str]:
+def _database_problems(report: Report, arguments: str) -> Iterator[str]:
+    database = report["database"]
+    if not database or not report["release"]:
+        return
+    if sorted(database["revision"]) != sorted(database["expected"]):
+        at, wanted = (", ".join(database[key]) or "none" for key in ("revision", "expected"))
+        differ = f"The database is at revision {at}, the release brings {wanted}"
+        yield f"{differ}: `make rebuild-services{arguments}` migrates"
+    if database["missing_tables"]:
+        names = ", ".join(database["missing_tables"])
+        yield (
+            f"The database lacks tables of its revision: {names}. `make restore FILE=dump{arguments}` brings them "
+            f"back from a dump of `make backup`; `make audit{arguments}` shows who removed them"
+        )
+
+
+def _prefect_problems(pool: dict[str, Any], arguments: str) -> Iterator[str]:
+    if not pool:
+        return
+    journal = f"`make logs UNIT=prefect-worker{arguments}` shows why"
+    if pool["paused"]:
+        resume = f'`make exec-prefect-worker CMD="prefect work-pool resume {pool["name"]}"{arguments}`'
+        yield f"The work pool {pool['name']} is paused: {resume} resumes it"
+    if "online" not in pool["workers"].values():
+        seen = f"; one was heard of last at {_time(pool['seen'])}" if pool["seen"] else ""
+        yield f"No worker of the pool {pool['name']} is online{seen}: {journal}"
+    if pool["late"]:
+        runs = f"{pool['late']} flow run{'s have' if pool['late'] > 1 else ' has'} not begun in time"
+        yield f"{runs}, the oldest since {_time(pool['late_since'])}: {journal}"
+    for deployment in pool["lagging"]:
+        yield (
+            f"Too few runs of the deployment {deployment} are planned: Prefect's scheduler stands still. "
+            f"`make restart-services{arguments}` starts it again"
+        )
+
+
+def _other_releases(report: Report, releases: dict[str, Any], arguments: str) -> Iterator[str]:
     for host, found in releases.items():
         if report["release"] and found["current"] != report["release"]["id"]:
-            yield f"{host} has release {found['current']}: `make rebuild-services` brings it up to date"
+            yield f"{host} has release {found['current']}: `make rebuild-services{arguments}` brings it up to date"
 
 
 class FilterModule:

@@ -1,0 +1,383 @@
+#!/usr/bin/python
+"""Ansible module that asks a host for its state: all at once, so that the answer is there in a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import open_url
+
+DOCUMENTATION = r"""
+module: host_status
+short_description: Ask a host for the state of its services, disks, certificates, databases and Prefect
+description:
+  - Changes nothing. Parts that do not answer within ten seconds are named in C(failures), and hide nothing else.
+options:
+  units: {type: list, elements: str, required: true, description: Names or patterns of units.}
+  health:
+    type: list
+    elements: dict
+    default: []
+    description: Services with a C(unit) and the C(health_url) that answers with 2xx while it is well.
+  errors: {type: str, required: true, description: Regular expression of journal entries that are errors.}
+  disks: {type: list, elements: path, required: true, description: Directories whose file systems are measured.}
+  certificates:
+    type: list
+    elements: dict
+    default: []
+    description: Certificates to look at, each with C(name), C(address) (name:port) and C(starttls), empty or postgres.
+  ca_file: {type: path, default: '', description: Certificates of the authorities that servers are verified with.}
+  environments:
+    type: dict
+    default: {}
+    description: Environment files that name a database and its login, by the names under which schemas are returned.
+  schema_program: {type: path, default: '', description: Program that prints revisions and tables of a schema as JSON.}
+  schema_record: {type: path, default: '', description: What it printed after the last migration of C(application).}
+  database: {type: str, default: '', description: Database on this host whose rows are counted.}
+  database_port: {type: int, default: 5432, description: PostgreSQL's port.}
+  prefect:
+    type: dict
+    default: {}
+    description: C(url) of Prefect's API, C(user), and the C(pool) and C(deployment) to look at.
+  prefect_password: {type: str, default: '', description: The user's password.}
+"""
+RETURN = r"""
+answers:
+  type: dict
+  returned: always
+  description:
+    - Of each part that answered, its state, by name.
+    - C(services) (units with state, times and restarts within an hour), C(health), C(disks), C(errors) (lines).
+    - C(rows) (numbers by table).
+    - C(certificate of NAME) (its end), C(schema of NAME) (C(revisions) and C(tables)), C(missing_tables).
+    - C(prefect) (pool, workers, counts, schedules that lag, the last run).
+failures: {type: dict, returned: always, description: Reasons of the parts that did not answer, by name.}
+"""
+
+TIMEOUT_SECONDS = 10
+# Entries of the journal by which systemd says that it starts a unit again after a failure.
+RESTARTED = "MESSAGE_ID=5eb03494b6584870a536b337290809b3"
+# Prefect plans so many runs of a schedule, and so far, ahead, and looks for what is to be planned once a minute.
+PLANNED_RUNS, PLANNED_AHEAD = 3, timedelta(hours=1)
+PLANNED_GRACE = timedelta(minutes=5)
+COUNTS = r"""
+SELECT json_object_agg(name, rows) FROM (
+  SELECT table_name AS name,
+         (xpath('/row/count/text()',
+                query_to_xml(format('SELECT count(*) FROM %I', table_name), false, true, '')))[1]::text::bigint AS rows
+    FROM information_schema.tables
+   WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND table_name <> 'alembic_version'
+   ORDER BY table_name) AS counts
+"""
+PSQL = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
+
+
+class NoAnswerError(Exception):
+    """A part of the host did not answer; the message says why."""
+
+
+def run(*command: str, accepted: Iterable[int] = (0,), stdin: str | None = None, **environment: str) -> str:
+    """Return a command's output.
+
+    Raises:
+        NoAnswerError: it ended with a code that is not accepted, or did not end in time.
+
+    """
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            input=stdin,
+            timeout=TIMEOUT_SECONDS,
+            env={**os.environ, "LC_ALL": "C.UTF-8", "PGCONNECT_TIMEOUT": "5", **environment},
+        )
+    except subprocess.TimeoutExpired:
+        raise NoAnswerError(f"`{command[0]}` gave no answer within {TIMEOUT_SECONDS} s") from None
+    except OSError as error:
+        raise NoAnswerError(str(error)) from error
+    if done.returncode not in accepted:
+        raise NoAnswerError(" ".join((done.stderr or done.stdout).split()) or f"`{command[0]}` failed")
+    return done.stdout
+
+
+def services(units: list[str]) -> list[dict[str, Any]]:
+    """Return the state of units, with the number of restarts within the last hour."""
+    names = "Id,LoadState,ActiveState,SubState,Result,StateChangeTimestamp,StatusText,NRestarts"
+    shown = run("systemctl", "show", "--timestamp=unix", f"--property={names}", *units)
+    found = []
+    for block in filter(str.strip, shown.split("\n\n")):
+        unit = dict(line.split("=", 1) for line in block.strip().splitlines())
+        # Systemd's own count goes back to 0 when a person starts the unit.
+        restarts = int(unit.get("NRestarts") or 0)
+        if restarts:
+            query = ("journalctl", RESTARTED, f"UNIT={unit['Id']}", "--since=-1 hour", "--output=cat", "--quiet")
+            # No entry matches.
+            restarts = min(restarts, len(run(*query, accepted=(0, 1)).splitlines()))
+        since = unit["StateChangeTimestamp"].removeprefix("@")
+        found.append(
+            {
+                "unit": unit["Id"].removesuffix(".service"),
+                "state": unit["ActiveState"] if unit["LoadState"] != "not-found" else "not installed",
+                "sub_state": unit["SubState"],
+                "result": unit["Result"],
+                "since": datetime.fromtimestamp(int(since), UTC).isoformat() if since else "",
+                "status": unit["StatusText"],
+                "restarts": restarts,
+            }
+        )
+    return found
+
+
+def health(services: list[dict[str, Any]], ca_file: str) -> list[dict[str, Any]]:
+    """Return the services whose health URL was asked, with what is wrong with the answer; empty: nothing."""
+    found = []
+    for service in services:
+        problem = ""
+        try:
+            open_url(service["health_url"], timeout=TIMEOUT_SECONDS, ca_path=ca_file or None)
+        except Exception as error:  # noqa: BLE001 - whatever a URL or its answer is, the others are asked
+            problem = str(error)
+        found.append({"unit": service["unit"], "health_url": service["health_url"], "problem": problem})
+    return found
+
+
+def disks(paths: list[str]) -> list[dict[str, Any]]:
+    """Return each file system that holds one of the paths once."""
+    found: dict[int, dict[str, Any]] = {}
+    for path in filter(os.path.exists, paths):
+        device = Path(path).stat().st_dev
+        if device not in found:
+            usage = shutil.disk_usage(path)
+            # As df counts: what is reserved for root counts as neither used nor available.
+            percent = -(-100 * usage.used // (usage.used + usage.free)) if usage.used + usage.free else 100
+            mount = next(str(each) for each in (Path(path), *Path(path).parents) if each.is_mount())
+            found[device] = {"path": mount, "used_percent": percent, "available_bytes": usage.free}
+    return list(found.values())
+
+
+def errors(units: list[str], pattern: str) -> list[str]:
+    """Return the newest journal entries of the last day that are errors, one line each."""
+    shown = run(
+        "journalctl",
+        *(f"--unit={unit}" for unit in units),
+        "--since=-1 day",
+        f"--grep={pattern}",
+        "--lines=5",
+        "--output=short-iso",
+        "--no-hostname",
+        "--no-pager",
+        "--quiet",
+        # No entry matches.
+        accepted=(0, 1),
+    )
+    # Continuation lines of a message are indented.
+    return [line for line in shown.splitlines() if not line.startswith(" ")]
+
+
+def certificate(address: str, starttls: str) -> str:
+    """Return when the certificate of a server ends, in ISO 8601."""
+    name = address.rpartition(":")[0].strip("[]")
+    options = ["-starttls", starttls] if starttls else ["-servername", name]
+    shown = run("openssl", "s_client", "-connect", address, *options, stdin="", accepted=(0, 1))
+    pem = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", shown, re.DOTALL)
+    if not pem:
+        raise NoAnswerError("it shows no certificate")
+    text = run("openssl", "x509", "-noout", "-enddate", stdin=pem[0]).strip().removeprefix("notAfter=")
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC).isoformat()
+
+
+def schema(file: str, program: str) -> dict[str, list[str]]:
+    """Return `revisions` and `tables` of the database that an environment file of a unit names."""
+    found: dict[str, list[str]] = json.loads(run("sh", "-c", 'set -a && . "$1" && exec "$2"', "sh", file, program))
+    return found
+
+
+def missing_tables(record: str, found: dict[str, list[str]]) -> list[str]:
+    """Return the tables that were there after the migration to the present revision, and are gone.
+
+    record: the file that the migration wrote; found: what schema returned now.
+    """
+    if not record or not Path(record).exists():
+        return []
+    recorded: dict[str, list[str]] = json.loads(Path(record).read_text(encoding="utf-8"))
+    # After a restore, the database can be at another revision until it is migrated.
+    if recorded["revisions"] != found["revisions"]:
+        return []
+    return sorted(set(recorded["tables"]) - set(found["tables"]))
+
+
+def rows(database: str, port: int) -> dict[str, int]:
+    """Return the number of rows of each of a database's tables."""
+    command = (*PSQL, "--dbname", database, "--port", str(port), "--command", COUNTS)
+    found: dict[str, int] | None = json.loads(run("runuser", "--user", "postgres", "--", *command) or "null")
+    return found or {}
+
+
+class Prefect:
+    """Prefect's API."""
+
+    def __init__(self, access: dict[str, str], password: str, ca_file: str) -> None:
+        self._access, self._password, self._ca_file = access, password, ca_file
+        self._now = datetime.now(UTC)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
+        """Return the answer to a GET, or to a POST if there is a body."""
+        try:
+            with open_url(
+                f"{self._access['url']}{path}",
+                method="GET" if body is None else "POST",
+                data=None if body is None else json.dumps(body),
+                headers={"Content-Type": "application/json"},
+                url_username=self._access["user"],
+                url_password=self._password,
+                force_basic_auth=True,
+                ca_path=self._ca_file or None,
+                timeout=TIMEOUT_SECONDS,
+            ) as answer:
+                return json.load(answer)
+        # A refused connection, an expired certificate, an error page instead of JSON.
+        except (OSError, ValueError) as error:
+            raise NoAnswerError(f"Prefect's API does not answer: {error}") from error
+
+    def report(self) -> dict[str, Any]:
+        """Return the work pool, its workers, counts of flow runs, schedules that lag, and the last run."""
+        pool = self._access["pool"]
+        in_pool = {"work_pools": {"name": {"any_": [pool]}}}
+        counts = [
+            self.ask("/flow_runs/count", {**in_pool, "flow_runs": {"state": state}})
+            for state in ({"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}, {"name": {"any_": ["Late"]}})
+        ]
+        found = self.ask(f"/work_pools/{pool}")
+        workers = self.ask(f"/work_pools/{pool}/workers/filter", {})
+        return {
+            "pool": {"name": found["name"], "paused": found["is_paused"]},
+            "workers": [
+                {"name": each["name"], "status": each["status"].lower(), "seen": each["last_heartbeat_time"]}
+                for each in workers
+            ],
+            "running": counts[0],
+            "late": counts[1],
+            "late_since": self.late_since(in_pool) if counts[1] else "",
+            "lagging": list(self.lagging()),
+            "last_run": self.last_run(),
+        }
+
+    def late_since(self, in_pool: dict[str, Any]) -> str:
+        """Return when the oldest of the late flow runs should have begun."""
+        query = {"sort": "EXPECTED_START_TIME_ASC", "limit": 1, "flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
+        found = self.ask("/flow_runs/filter", {**in_pool, **query})
+        return str(found[0]["expected_start_time"]) if found else ""
+
+    def lagging(self) -> Iterable[str]:
+        """Yield the deployments with an active schedule whose planned runs do not reach ahead as they should."""
+        for deployment in self.ask("/deployments/filter", {}):
+            schedules = [each["schedule"] for each in deployment["schedules"] if each["active"]]
+            # A rule can have an end, near which fewer runs are right.
+            endless = [each for each in schedules if not re.search("UNTIL|COUNT", each.get("rrule", ""))]
+            if deployment["paused"] or not endless:
+                continue
+            planned = self.ask(
+                "/flow_runs/filter",
+                {
+                    "sort": "EXPECTED_START_TIME_DESC",
+                    "limit": PLANNED_RUNS,
+                    "deployments": {"id": {"any_": [deployment["id"]]}},
+                    "flow_runs": {"expected_start_time": {"after_": (self._now - PLANNED_GRACE).isoformat()}},
+                },
+            )
+            ahead = datetime.fromisoformat(planned[0]["expected_start_time"]) if planned else self._now
+            if len(planned) < PLANNED_RUNS or ahead < self._now + PLANNED_AHEAD - PLANNED_GRACE:
+                yield deployment["name"]
+
+    def last_run(self) -> list[dict[str, Any]]:
+        """Return the last run of the first deployment, and its sub-flow runs."""
+        query = {
+            "sort": "START_TIME_DESC",
+            "limit": 1,
+            "deployments": {"name": {"any_": [self._access["deployment"]]}},
+            "flow_runs": {"start_time": {"is_null_": False}},
+        }
+        runs = self.ask("/flow_runs/filter", query)
+        if runs:
+            parent = {"parent_flow_run_id": {"any_": [runs[0]["id"]]}}
+            runs += self.ask("/flow_runs/filter", {"sort": "START_TIME_ASC", "flow_runs": parent})
+        ids = sorted({run["flow_id"] for run in runs})
+        names = {flow["id"]: flow["name"] for flow in self.ask("/flows/filter", {"flows": {"id": {"any_": ids}}})}
+        return [
+            {
+                "flow": names[run["flow_id"]],
+                "state": run["state"]["name"],
+                "message": run["state"]["message"] or "",
+                "start": run["start_time"],
+                "end": run["end_time"] or "",
+                "seconds": run["total_run_time"],
+            }
+            for run in runs
+        ]
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "units": {"type": "list", "elements": "str", "required": True},
+            "health": {"type": "list", "elements": "dict", "default": []},
+            "errors": {"type": "str", "required": True},
+            "disks": {"type": "list", "elements": "path", "required": True},
+            "certificates": {"type": "list", "elements": "dict", "default": []},
+            "ca_file": {"type": "path", "default": ""},
+            "environments": {"type": "dict", "default": {}},
+            "schema_program": {"type": "path", "default": ""},
+            "schema_record": {"type": "path", "default": ""},
+            "database": {"type": "str", "default": ""},
+            "database_port": {"type": "int", "default": 5432},
+            "prefect": {"type": "dict", "default": {}},
+            "prefect_password": {"type": "str", "default": "", "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    asked = module.params
+    parts: dict[str, Callable[[], Any]] = {
+        "services": lambda: services(asked["units"]),
+        "health": lambda: health(asked["health"], asked["ca_file"]),
+        "disks": lambda: disks(asked["disks"]),
+        "errors": lambda: errors(asked["units"], asked["errors"]),
+    }
+    for each in asked["certificates"]:
+        parts[f"certificate of {each['name']}"] = partial(certificate, each["address"], each["starttls"])
+    for name, file in asked["environments"].items():
+        parts[f"schema of {name}"] = partial(schema, file, asked["schema_program"])
+    if asked["database"]:
+        parts["rows"] = lambda: rows(asked["database"], asked["database_port"])
+    if asked["prefect"]:
+        parts["prefect"] = Prefect(asked["prefect"], asked["prefect_password"], asked["ca_file"]).report
+    with ThreadPoolExecutor(len(parts)) as pool:
+        running = {name: pool.submit(part) for name, part in parts.items()}
+    answers, failures = {}, {}
+    for name, future in running.items():
+        try:
+            answers[name] = future.result()
+        except NoAnswerError as error:
+            failures[name] = str(error)
+    if "schema of application" in answers:
+        answers["missing_tables"] = missing_tables(asked["schema_record"], answers["schema of application"])
+    module.exit_json(changed=False, answers=answers, failures=failures)
+
+
+if __name__ == "__main__":
+    main()
