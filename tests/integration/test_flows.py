@@ -1,6 +1,8 @@
 """The rows that the flows load, and the states and artifacts that Prefect shows."""
 
 import csv
+import json
+import re
 import unicodedata
 from pathlib import Path
 from uuid import UUID
@@ -14,9 +16,10 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from ca_biositing.pipeline.flows import load as flows_load
+from ca_biositing.pipeline.flows import master as flows_master
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError
 from run_prefect_flow import AVAILABLE_FLOWS, master_flow, self_check_flow
 from tests.integration.flow_runs import sub_flow_runs
@@ -84,8 +87,10 @@ def test_the_sample_data_is_loaded_once(prefect: SyncPrefectClient, migrated_dat
             message = (
                 f"read {read} = inserted {inserted} + updated 0 + unchanged {unchanged} + rejected {len(rejected)}"
             )
-            assert state_of(children[flow]) == ("Completed", message)
             assert f"{flow}: {message}" in state_of(master)[1]
+            if rejected:
+                message = f"{len(rejected)} of {read} rows rejected: {message}"
+            assert state_of(children[flow]) == ("Completed", message)
             assert query(migrated_database, f"SELECT count(*) FROM {table}") == [(records,)]  # noqa: S608 - a constant
             listed = query(
                 migrated_database,
@@ -96,7 +101,11 @@ def test_the_sample_data_is_loaded_once(prefect: SyncPrefectClient, migrated_dat
             assert set(listed) == rejected
         inserted, unchanged = (measurements - 8, 1) if run == "first" else (0, measurements - 7)
         message = f"read {measurements} = inserted {inserted} + updated 0 + unchanged {unchanged} + rejected 7"
-        assert state_of(children["observation"]) == ("Completed", message)
+        assert state_of(children["observation"]) == ("Completed", f"7 of {measurements} rows rejected: {message}")
+        assert state_of(master)[1].startswith(
+            f"{168 + measurements} rows read, 13 rejected: observation 7, primary_product 3, analysis_type 2, "
+            "field_sample 1. primary_product: read 60 = "
+        )
 
 
 def test_every_measurement_arrives_as_it_was_typed(
@@ -185,6 +194,99 @@ def test_prefect_shows_the_accounting(prefect: SyncPrefectClient, migrated_datab
     page = str(artifacts(prefect, state.state_details.flow_run_id)["rejected-rows-primary-product"].data)
     assert r"- **Row 3** '\#REF\!': Primary\_crop is the error of a formula" in page
     assert artifacts(prefect, children["experiment"].id)["rejected-rows-experiment"].data == "No row was rejected."
+
+
+def test_the_master_run_shows_all_flows(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
+    """Its own artifacts are the accounting of all flows, and the first rejected rows of each; nothing is lost."""
+    with (source / SHEET / f"{EXPERIMENTS}.csv").open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(["", "", "", "", f"<b>{number}"] for number in range(30))
+
+    master, _ = run_master(prefect)
+
+    shown = artifacts(prefect, master.id)
+    assert shown.keys() == {"accounting", "rejected-rows"}
+    assert all(artifact.task_run_id is None for artifact in shown.values())
+    rows = json.loads(str(shown["accounting"].data))
+    columns = ("flow", "read", "inserted", "updated", "unchanged", "rejected")
+    assert [tuple(row[name] for name in columns) for row in rows] == query(
+        migrated_database,
+        f"SELECT {', '.join(columns)} FROM etl_run ORDER BY id",  # noqa: S608 - own names
+    )
+    assert [(row["flow"], row["table"]) for row in rows] == [
+        *((flow, table) for flow, (table, *_) in EXPECTED.items()),
+        ("observation", "observation"),
+    ]
+    assert all("failure" not in row for row in rows)
+    page = str(shown["rejected-rows"].data)
+    assert page.startswith("638 rows read, 73 rejected: analysis_type 32, experiment 30, observation 7, ")
+    assert "Correct the worksheets, and run the flows again" in page
+    sections = dict(zip(*[iter(re.split(r"(?m)^## (.*)\n", page)[1:])] * 2, strict=True))
+    assert list(sections) == ["primary\\_product", "analysis\\_type", "field\\_sample", "experiment", "observation"]
+    assert "3 of 60 rows were not loaded." in sections["primary\\_product"]
+    assert r"- **Row 46** '12,5': Sample\_amount\_kg has a comma" in sections["field\\_sample"]
+    for flow, number in (("experiment", 30), ("analysis\\_type", 32)):
+        assert f"{number} of 54 rows were not loaded." in sections[flow]
+        assert sections[flow].count("\n- **Row ") == 20
+        assert "These are the first 20. All of them in the database" in sections[flow]
+    assert "The same in the database" in sections["observation"]
+    assert {*re.findall(r"(?m)^### (.*)$", sections["observation"])} == {"03.1-Proximate", "03.2-Ultimate"}
+
+
+@pytest.mark.usefixtures("migrated_database")
+def test_the_master_run_says_that_nothing_was_rejected(prefect: SyncPrefectClient, source: Path) -> None:
+    for path in (source / SHEET).iterdir():
+        path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+
+    master, children = run_master(prefect)
+
+    assert state_of(master)[1].startswith("0 rows read, none rejected. primary_product: read 0 = ")
+    assert all(state_of(child)[1].startswith("read 0 = ") for child in children.values())
+    assert artifacts(prefect, master.id)["rejected-rows"].data == "No row was rejected."
+
+
+@pytest.mark.usefixtures("source")
+def test_rows_are_loaded_without_artifacts(
+    prefect: SyncPrefectClient,
+    migrated_database: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An artifact that cannot be made is a warning; neither the load nor its state depends on it."""
+
+    def refuse(*_arguments: object, **_keywords: object) -> None:
+        raise httpx.ConnectError("no contact")
+
+    for module in (flows_load, flows_master):
+        for kind in ("table", "markdown"):
+            monkeypatch.setattr(module, f"create_{kind}_artifact", refuse)
+    monkeypatch.setattr(flows_load, "create_progress_artifact", refuse)
+    monkeypatch.setattr(flows_load, "_PROGRESS_AFTER_SECONDS", 0)
+
+    master, children = run_master(prefect)
+
+    assert master.state_name == "Completed"
+    assert {child.state_name for child in children.values()} == {"Completed"}
+    assert query(migrated_database, "SELECT count(*) FROM experiment") == [(24,)]
+    # The progress, and the accounting, of each flow, and the accounting of the master run.
+    assert caplog.text.count("An artifact is missing, which does not affect the rows: no contact") == 11
+    assert "rows read, " in state_of(master)[1]
+
+
+@pytest.mark.usefixtures("migrated_database", "source")
+def test_the_master_run_says_that_its_accounting_is_missing(
+    prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the database no longer answers, the run keeps its state, and its page says what is missing."""
+    away = create_engine("postgresql://somebody:secret@127.0.0.1:1/nowhere")
+    monkeypatch.setattr(flows_master, "engine_from_environment", lambda: away)
+
+    master, _ = run_master(prefect)
+
+    state, message = state_of(master)
+    assert state == "Completed"
+    assert message.startswith("primary_product: 3 of 60 rows rejected: read 60 = ")
+    page = str(artifacts(prefect, master.id)["rejected-rows"].data)
+    assert page.count("Completed, but its row in etl\\_run could not be read: ") == len(AVAILABLE_FLOWS)
 
 
 @pytest.mark.usefixtures("migrated_database", "source")
@@ -312,8 +414,22 @@ def test_one_failing_flow_does_not_stop_the_others(
     assert "read 410 = inserted 0 + updated 0 + unchanged 0 + rejected 410" in state_of(children["observation"])[1]
     state, message = state_of(master)
     assert state == "Failed"
-    assert message.startswith(f"2 of 5 flows failed. primary_product: {why}")
+    totals = "458 rows read, 412 rejected: observation 410, analysis_type 2. "
+    assert message.startswith(f"2 of 5 flows failed. {totals}primary_product: {why}")
     assert "experiment:" not in message
+    shown = artifacts(prefect, master.id)
+    rows = {row["flow"]: row for row in json.loads(str(shown["accounting"].data))}
+    assert rows["primary_product"] | {"failure": ""} == {
+        "flow": "primary_product",
+        "table": "primary_product",
+        **dict.fromkeys(("read", "inserted", "updated", "unchanged", "rejected")),
+        "failure": "",
+    }
+    assert rows["primary_product"]["failure"] == state_of(children["primary_product"])[1]
+    assert (rows["experiment"]["inserted"], rows["experiment"]["failure"]) == (24, None)
+    page = str(shown["rejected-rows"].data)
+    assert "## primary\\_product\n\n**Failed:** Column 'Primary\\_crop' is missing" in page
+    assert "410 of 410 rows were not loaded." in page
 
 
 def test_every_failing_flow_is_named(prefect: SyncPrefectClient, migrated_database: Engine, source: Path) -> None:
@@ -340,7 +456,10 @@ def test_a_database_without_the_schema_fails_all(prefect: SyncPrefectClient, eng
 
     state, message = state_of(master)
     assert state == "Failed"
+    assert message.startswith("5 of 5 flows failed. primary_product: The database refused")
     assert message.count('relation "etl_run" does not exist') == len(AVAILABLE_FLOWS)
+    page = str(artifacts(prefect, master.id)["rejected-rows"].data)
+    assert page.count("**Failed:**") == len(AVAILABLE_FLOWS)
     assert query(engine, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
 

@@ -17,6 +17,8 @@ from ca_biositing.pipeline.etl.validate import Validator
 from ca_biositing.pipeline.sources import ExtractError, Source
 
 Progress = Callable[[float, int], None]
+# The columns of etl_run and of an accounting that count rows.
+COUNTS = ("read", "inserted", "updated", "unchanged", "rejected")
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
             .where(*dead)
             .values(status="failed", finished_at=func.now(), message="The run's process ended before the run did")
         )
-        counts = dict.fromkeys(("read", "inserted", "updated", "unchanged", "rejected"), 0)
+        counts = dict.fromkeys(COUNTS, 0)
         started = {"status": "running", "started_at": func.now(), "finished_at": None, "message": None, **counts}
         # A flow run that is retried, even after it completed, reuses its row and resets it.
         statement = (

@@ -1,7 +1,10 @@
 """Loads a flow's dataset under Prefect: with states, retries and artifacts."""
 
+import math
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -14,15 +17,16 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ca_biositing.datamodels.database import SettingsError, engine_from_environment
 from ca_biositing.datamodels.models import RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
-from ca_biositing.pipeline.etl.run import Accounting, run
+from ca_biositing.pipeline.etl.run import COUNTS, Accounting, run
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError, source_from_environment
 
 _RETRY_DELAYS_SECONDS = [5.0, 20.0, 60.0]
@@ -31,18 +35,21 @@ _PROGRESS_AFTER_SECONDS = 5
 _PROGRESS_EVERY_SECONDS = 2
 _SHOWN_ROWS = 100
 
+NO_ROW_WAS_REJECTED = "No row was rejected."
+
 
 def load(dataset: Dataset) -> State[Accounting]:
     """Load a dataset inside a flow run; return the state that the flow run ends in.
 
-    Completed with the accounting as data and message, even if rows were rejected; Failed with the reason as message if
-    nothing was loaded.
+    Completed with the accounting as data and message, even if rows were rejected, which the message then begins with;
+    Failed with the reason as message if nothing was loaded.
     """
     state: State[Any] = _load.with_options(name=f"load {dataset.name}")(dataset, return_state=True)
     if not state.is_completed():
         return Failed(message=state.message)
     accounting = state.result()
-    return Completed(message=str(accounting), data=accounting)
+    rejected = f"{accounting.rejected:,} of {accounting.read:,} rows rejected: " if accounting.rejected else ""
+    return Completed(message=f"{rejected}{accounting}", data=accounting)
 
 
 def _is_transient(_task: object, _task_run: object, state: State[object]) -> bool:
@@ -71,8 +78,18 @@ def _load(dataset: Dataset) -> Accounting | State[Accounting]:
         return Failed(message=str(error), data=error)
     except DBAPIError as error:
         return Failed(message=f"The database refused or did not answer: {str(error.orig).strip()}", data=error)
-    _show(dataset, accounting, engine)
+    with artifacts_are_optional():
+        _show(dataset, accounting, engine)
     return accounting
+
+
+@contextmanager
+def artifacts_are_optional() -> Iterator[None]:
+    """Log an error instead of raising it: a run whose rows are loaded must not fail because of its artifacts."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever Prefect's client or the database raises
+        get_run_logger().warning("An artifact is missing, which does not affect the rows: %s", error)
 
 
 class _Progress:
@@ -86,6 +103,13 @@ class _Progress:
     def __call__(self, fraction: float, rows: int) -> None:
         if time.monotonic() < self._due:
             return
+        # If this fails, the load goes on without a progress bar.
+        self._due = math.inf
+        with artifacts_are_optional():
+            self._show(fraction, rows)
+            self._due = time.monotonic() + _PROGRESS_EVERY_SECONDS
+
+    def _show(self, fraction: float, rows: int) -> None:
         percent = round(100 * fraction, 1)
         description = f"{self._name}: {rows:,} rows read; they appear in the table together, at the end"
         if self._artifact is None:
@@ -94,46 +118,57 @@ class _Progress:
             self._artifact = artifact
         else:
             update_progress_artifact(self._artifact, progress=percent, description=description)
-        self._due = time.monotonic() + _PROGRESS_EVERY_SECONDS
 
 
 def _show(dataset: Dataset, accounting: Accounting, engine: Engine) -> None:
-    rows = f"the rows of '{dataset.sheet}', `{dataset.worksheets}`"
-    counts = {name: getattr(accounting, name) for name in ("read", "inserted", "updated", "unchanged", "rejected")}
     create_table_artifact(
-        table=[{"table": dataset.table.name, **counts}],
+        table=[{"table": dataset.table.name, **{name: getattr(accounting, name) for name in COUNTS}}],
         key=_key("accounting", dataset.name),
-        description=f"Accounting of {rows} (etl_run {accounting.run_id})",
+        description=f"Accounting of {_rows(dataset)} (etl_run {accounting.run_id})",
     )
-    create_markdown_artifact(
-        markdown=_rejected_rows(accounting, engine) if accounting.rejected else "No row was rejected.",
-        key=_key("rejected-rows", dataset.name),
-        description=f"Those of {rows} that were not loaded, and why",
-    )
-
-
-def _rejected_rows(accounting: Accounting, engine: Engine) -> str:
-    columns = (RejectedRow.worksheet, RejectedRow.row_number, RejectedRow.value, RejectedRow.reason)
-    query = select(*columns).where(RejectedRow.etl_run_id == accounting.run_id).limit(_SHOWN_ROWS)
-    with engine.connect() as connection:
-        rows = connection.execute(query.order_by(RejectedRow.worksheet, RejectedRow.row_number)).all()
-    lines = [
+    advice = (
         f"{accounting.rejected} of {accounting.read} rows were not loaded. Correct them in the worksheet, and run the "
         "flow again: it takes in what is new or changed, and leaves the rest as it is."
-    ]
+    )
+    _show_rejected(dataset, accounting.run_id, engine, advice)
+
+
+def _show_rejected(dataset: Dataset, run_id: int, engine: Engine, advice: str) -> None:
+    with engine.connect() as connection:
+        lines = rejected_rows(run_id, connection)
+    create_markdown_artifact(
+        markdown="\n".join([advice, "", *lines]) if lines else NO_ROW_WAS_REJECTED,
+        key=_key("rejected-rows", dataset.name),
+        description=f"Those of {_rows(dataset)} that were not loaded, and why",
+    )
+
+
+def _rows(dataset: Dataset) -> str:
+    return f"the rows of '{dataset.sheet}', `{dataset.worksheets}`"
+
+
+def rejected_rows(run_id: int, connection: Connection, shown: int = _SHOWN_ROWS) -> list[str]:
+    """Return the lines of markdown that list the first rejected rows of a run in ``etl_run``; none if it has none."""
+    columns = (RejectedRow.worksheet, RejectedRow.row_number, RejectedRow.value, RejectedRow.reason)
+    # One more than are shown tells whether there are others.
+    query = select(*columns).where(RejectedRow.etl_run_id == run_id).limit(shown + 1)
+    rows = connection.execute(query.order_by(RejectedRow.worksheet, RejectedRow.row_number)).all()
+    if not rows:
+        return []
+    lines = []
     # A list, because Prefect's page truncates the cells of a table, and the reason must be readable in full.
-    for worksheet, members in groupby(rows, lambda row: row.worksheet):
-        lines += ["", f"### {_literal(worksheet)}", ""]
+    for worksheet, members in groupby(rows[:shown], lambda row: row.worksheet):
+        lines += [f"### {literal(worksheet)}", ""]
         for row in members:
-            value = f" '{_literal(row.value)}':" if row.value else ""
-            lines.append(f"- **Row {row.row_number}**{value} {_literal(row.reason)}")
-    shown = f"These are the first {len(rows)}. All of them" if accounting.rejected > len(rows) else "The same"
-    query_text = f"SELECT * FROM rejected_row WHERE etl_run_id = {accounting.run_id} ORDER BY worksheet, row_number"  # noqa: S608 - it is shown, not executed
-    lines += ["", f"{shown} in the database:", "", f"    {query_text}"]
-    return "\n".join(lines)
+            value = f" '{literal(row.value)}':" if row.value else ""
+            lines.append(f"- **Row {row.row_number}**{value} {literal(row.reason)}")
+        lines.append("")
+    first = f"These are the first {shown}. All of them" if len(rows) > shown else "The same"
+    query_text = f"SELECT * FROM rejected_row WHERE etl_run_id = {run_id} ORDER BY worksheet, row_number"  # noqa: S608 - it is shown, not executed
+    return [*lines, f"{first} in the database:", "", f"    {query_text}"]
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Return a text with the special characters of markdown and HTML escaped."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", " ".join(text.split()))
 
