@@ -107,7 +107,8 @@ access-prefect-db: $(VENV)/controller ## open psql in Prefect's database, as its
 	@$(ON) --unit prefect-server prefect_server psql
 
 REJECTED = SELECT flow, worksheet, row_number, column_name, value, reason FROM rejected_row JOIN etl_run ON etl_run.id = etl_run_id \
-	WHERE etl_run_id IN (SELECT max(id) FROM etl_run WHERE status = 'completed' GROUP BY flow) ORDER BY etl_run_id, worksheet, row_number
+	WHERE etl_run_id IN (SELECT max(id) FROM etl_run WHERE status = 'completed' \
+	OR id IN (SELECT etl_run_id FROM rejected_row) GROUP BY flow) ORDER BY etl_run_id, worksheet, row_number
 rejected-rows: $(VENV)/controller ## list the rows that each flow's last run rejected, with reasons
 	@$(ON) --unit biocirv-migrations prefect_server psql --pset pager=off --command "$(REJECTED)"
 

@@ -3,7 +3,10 @@
 from typing import Any
 
 from prefect import Flow, State, flow, tags
+from prefect.states import Failed
 
+from ca_biositing.datamodels.database import SettingsError
+from ca_biositing.pipeline.etl.rejection_limits import check_limits
 from ca_biositing.pipeline.etl.run import Accounting
 from ca_biositing.pipeline.flows.analysis_type import analysis_type_flow
 from ca_biositing.pipeline.flows.experiment import experiment_flow
@@ -30,8 +33,12 @@ def master_flow() -> State[Any]:
     """Run all of ``AVAILABLE_FLOWS``, in order, each even if an earlier one failed.
 
     Ends Failed if any of them failed, with a message that names each failed flow and its reason, otherwise Completed
-    with each flow's accounting.
+    with each flow's accounting. Fails before the first flow if ETL_REJECTED_LIMITS is malformed.
     """
+    try:
+        check_limits(AVAILABLE_FLOWS)
+    except SettingsError as error:
+        return Failed(message=f"{error}. No flow was run")
     states: dict[str, State[Any]] = {}
     for name, sub_flow in AVAILABLE_FLOWS.items():
         with tags("etl", name):

@@ -14,14 +14,17 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
 )
-from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from sqlalchemy import Engine, create_engine, text
 
 from ca_biositing.pipeline.flows import load as flows_load
 from ca_biositing.pipeline.flows import master as flows_master
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError
 from run_prefect_flow import AVAILABLE_FLOWS, master_flow, self_check_flow
+from tests import limits
 from tests.integration.flow_runs import sub_flow_runs
 
 SHEET = "Aim 1-Feedstock Collection and Processing Data-BioCirV"
@@ -341,6 +344,71 @@ def test_retries_only_where_a_retry_helps(
     assert query(migrated_database, "SELECT flow_run_id, status, message FROM etl_run") == [
         (run.id, "failed", state.message)
     ]
+
+
+@pytest.mark.usefixtures("source")
+def test_too_many_rejected_rows_fail_their_flow(
+    prefect: SyncPrefectClient, migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is loaded, its rejected rows are kept and shown, and it is not retried; other flows load theirs."""
+    monkeypatch.setenv("ETL_REJECTED_LIMITS", "all=10%, observation=6")
+
+    master, children = run_master(prefect)
+
+    why = (
+        "7 of 410 rows were rejected, more than the limit of 6 (ETL_REJECTED_LIMITS): nothing was loaded. Correct "
+        "these rows in the worksheet and run the flow again, or raise the limit"
+    )
+    assert state_of(children["observation"]) == ("Failed", why)
+    family = FlowRunFilter(id=FlowRunFilterId(any_=[children["observation"].id]))
+
+    def ended_loads() -> list[TaskRun]:
+        return [run for run in prefect.read_task_runs(flow_run_filter=family) if run.state and run.state.is_final()]
+
+    (load,) = limits.wait_until(ended_loads, "the end of the load is recorded", limits.ANSWER)
+    assert load.run_count == 1
+    assert query(migrated_database, "SELECT count(*) FROM observation") == [(0,)]
+    assert query(migrated_database, "SELECT count(*) FROM experiment") == [(24,)]
+    runs = (
+        "SELECT status, message, read, (SELECT count(*) FROM rejected_row WHERE etl_run_id = etl_run.id) FROM etl_run"
+        " WHERE flow = 'observation' ORDER BY id"
+    )
+    assert query(migrated_database, runs) == [("failed", why, 0, 7)]
+    shown = artifacts(prefect, children["observation"].id)
+    assert shown.keys() == {"rejected-rows-observation"}
+    page = str(shown["rejected-rows-observation"].data)
+    assert page.startswith(r"7 of 410 rows were rejected, more than the limit of 6 \(ETL\_REJECTED\_LIMITS\)")
+    assert page.count("\n- **Row ") == 7
+
+    assert state_of(master) == (
+        "Failed",
+        "1 of 5 flows failed. 168 rows read, 6 rejected: primary_product 3, analysis_type 2, field_sample 1. "
+        f"observation: {why}",
+    )
+    page = str(artifacts(prefect, master.id)["rejected-rows"].data)
+    assert "## observation\n\n**Failed:** 7 of 410 rows were rejected" in page
+    assert page.count("\n- **Row ") == 13
+
+    # As many as the limit are not too many.
+    monkeypatch.setenv("ETL_REJECTED_LIMITS", "observation=7")
+    assert AVAILABLE_FLOWS["observation"](return_state=True).is_completed()
+    assert [row[0] for row in query(migrated_database, runs)] == ["failed", "completed"]
+
+
+@pytest.mark.usefixtures("prefect", "source")
+def test_a_malformed_limit_is_one_error(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master run ends before its first flow, and so does a flow that is run alone."""
+    for value, words in {"observation=few": "is no limit", "observations=6": "Did you mean 'observation'?"}.items():
+        monkeypatch.setenv("ETL_REJECTED_LIMITS", value)
+        state = master_flow(return_state=True)
+        assert state.is_failed()
+        assert words in (state.message or "")
+        assert (state.message or "").endswith("No flow was run")
+    monkeypatch.setenv("ETL_REJECTED_LIMITS", "observation=few")
+    state = AVAILABLE_FLOWS["experiment"](return_state=True)
+    assert state.is_failed()
+    assert (state.message or "").startswith("ETL_REJECTED_LIMITS is 'observation=few': 'observation=few' is no limit")
+    assert query(migrated_database, "SELECT count(*) FROM etl_run") == [(0,)]
 
 
 @pytest.mark.usefixtures("prefect", "source")

@@ -10,7 +10,7 @@ _CONNECT_TIMEOUT_SECONDS = "10"
 
 
 class SettingsError(Exception):
-    """A connection setting is missing or unusable; the message names the variable."""
+    """A setting is missing or unusable; the message names the variable."""
 
 
 def database_url(environment: Mapping[str, str] = os.environ) -> URL:

@@ -131,7 +131,8 @@ class Observation(Record):
 class EtlRun(Base):
     """The accounting of a flow run; all counts are rows of worksheets.
 
-    A run that is running or failed has loaded nothing into the database, and all its counts are 0.
+    A run that is running or failed has loaded nothing into the database, and all its counts are 0. If it failed because
+    too many rows were rejected, these are in ``rejected_row``.
     """
 
     __tablename__ = "etl_run"

@@ -13,6 +13,7 @@ from ca_biositing.datamodels.models import EtlRun, RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import frames, header_problems
 from ca_biositing.pipeline.etl.load import Load
+from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit
 from ca_biositing.pipeline.etl.validate import Validator
 from ca_biositing.pipeline.sources import ExtractError, Source
 
@@ -44,23 +45,40 @@ class Accounting:
         )
 
 
+class TooManyRejectedError(Exception):
+    """More rows were rejected than the limit allows: nothing was loaded, and the rejected rows are in ``rejected_row``.
+
+    ``run_id`` is the run's id in ``etl_run``.
+    """
+
+    def __init__(self, run_id: int, read: int, rejected: int, limit: Limit) -> None:
+        super().__init__(
+            f"{rejected:,} of {read:,} rows were rejected, more than the limit of {limit} ({VARIABLE}): nothing was "
+            "loaded. Correct these rows in the worksheet and run the flow again, or raise the limit"
+        )
+        self.run_id = run_id
+
+
 def run(
     dataset: Dataset,
     source: Source,
     engine: Engine,
     *,
     flow_run_id: UUID | None = None,
+    limit: Limit | None = None,
     on_progress: Progress = lambda _fraction, _rows: None,
 ) -> Accounting:
     """Load a dataset: afterwards every row of its worksheets is in its table or in ``rejected_row``.
 
     The rows and the accounting in ``etl_run`` are written in one transaction. A run that fails or is killed leaves only
-    its row in ``etl_run``, with status ``failed``; if it could not write that status itself, the next run does.
+    its row in ``etl_run``, with status ``failed``; if it could not write that status itself, the next run does. A run
+    that exceeds ``limit`` also leaves its rejected rows, so that people can correct them.
     ``on_progress`` is called with the fraction read, 0 to 1, and the number of rows read. An advisory lock serializes
     concurrent runs of one dataset.
 
     Raises:
         ExtractError: a worksheet or a column is missing, or cannot be read.
+        TooManyRejectedError: more rows were rejected than ``limit`` allows.
         sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or returns an error.
 
     """
@@ -68,8 +86,14 @@ def run(
         # Close it at the end instead of returning it to a pool: the lock and the settings below belong to its session.
         connection.detach()
         run_id = _begin(connection, dataset.name, flow_run_id)
-        with _failed_unless_completed(engine, run_id), connection.begin():
-            accounting = _load(connection, dataset, source, run_id, on_progress)
+        with _failed_unless_completed(engine, run_id), connection.begin() as transaction:
+            try:
+                accounting = _load(connection, dataset, source, run_id, limit, on_progress)
+            except TooManyRejectedError as error:
+                # No row of the dataset's table has changed yet: this commits only the rejected rows.
+                _finish(connection, run_id, status="failed", message=str(error))
+                transaction.commit()
+                raise
             _finish(
                 connection,
                 run_id,
@@ -126,7 +150,14 @@ def _finish(connection: Connection, run_id: int, **values: object) -> None:
     connection.execute(update(EtlRun).where(EtlRun.id == run_id).values(finished_at=func.clock_timestamp(), **values))
 
 
-def _load(connection: Connection, dataset: Dataset, source: Source, run_id: int, on_progress: Progress) -> Accounting:
+def _load(
+    connection: Connection,
+    dataset: Dataset,
+    source: Source,
+    run_id: int,
+    limit: Limit | None,
+    on_progress: Progress,
+) -> Accounting:
     names = dataset.worksheets_in(source)
     with ExitStack() as stack:
         worksheets = [stack.enter_context(source.open(dataset.sheet, name)) for name in names]
@@ -145,6 +176,8 @@ def _load(connection: Connection, dataset: Dataset, source: Source, run_id: int,
                 rejected += len(validated.rejected)
                 on_progress((done + worksheet.progress()) / len(worksheets), read)
     rejected += load.reject_contradictions()
+    if limit and limit.is_exceeded(read, rejected):
+        raise TooManyRejectedError(run_id, read, rejected, limit)
     inserted, updated = load.upsert()
     return Accounting(
         run_id=run_id,

@@ -26,7 +26,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from ca_biositing.datamodels.database import SettingsError, engine_from_environment
 from ca_biositing.datamodels.models import RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
-from ca_biositing.pipeline.etl.run import COUNTS, Accounting, run
+from ca_biositing.pipeline.etl.rejection_limits import limit_from_environment
+from ca_biositing.pipeline.etl.run import COUNTS, Accounting, TooManyRejectedError, run
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError, source_from_environment
 
 _RETRY_DELAYS_SECONDS = [5.0, 20.0, 60.0]
@@ -72,12 +73,17 @@ def _load(dataset: Dataset) -> Accounting | State[Accounting]:
             source_from_environment(),
             engine,
             flow_run_id=UUID(flow_run.get_id()),
+            limit=limit_from_environment(dataset.name),
             on_progress=_Progress(dataset.name),
         )
     except (ExtractError, SettingsError) as error:
         return Failed(message=str(error), data=error)
     except DBAPIError as error:
         return Failed(message=f"The database refused or did not answer: {str(error.orig).strip()}", data=error)
+    except TooManyRejectedError as error:
+        with artifacts_are_optional():
+            _show_rejected(dataset, error.run_id, engine, literal(str(error)))
+        return Failed(message=str(error), data=error)
     with artifacts_are_optional():
         _show(dataset, accounting, engine)
     return accounting
