@@ -14,10 +14,11 @@ PLAY = """
 - hosts: all
   gather_facts: false
   connection: local
-  vars_files: [{wiring}]
+  vars_files: [{wiring}, {worker}/defaults/main.yml, {worker}/vars/main.yml]
   tasks:
     - ansible.builtin.debug:
-        msg: "{{{{ {{'upstream': reverse_proxy_upstream_port, 'written': tls_acme_webroot}} | to_json }}}}"
+        msg: "{{{{ {{'upstream': reverse_proxy_upstream_port, 'written': tls_acme_webroot,
+                      'limits': __prefect_worker_variables.ETL_REJECTED_LIMITS}} | to_json }}}}"
 """
 
 
@@ -25,7 +26,8 @@ PLAY = """
 def wired(tmp_path: Path) -> Any:  # noqa: ANN401 - a function
     """Return a function that templates the local inventory's wiring, with variables that override the inventory."""
     play = tmp_path / "play.yml"
-    play.write_text(PLAY.format(wiring=ROOT / "playbooks/group_vars/all/wiring.yml"), encoding="utf-8")
+    wiring, worker = ROOT / "playbooks/group_vars/all/wiring.yml", ROOT / "roles/prefect_worker"
+    play.write_text(PLAY.format(wiring=wiring, worker=worker), encoding="utf-8")
 
     def template(**variables: object) -> dict[str, Any]:
         done = subprocess.run(
@@ -59,3 +61,9 @@ def test_the_proxy_serves_the_directory_that_acme_answers_are_written_to(wired: 
     defaults = yaml.safe_load((ROOT / "roles/reverse_proxy/defaults/main.yml").read_text(encoding="utf-8"))
     assert wired()["written"] == defaults["reverse_proxy_challenge_directory"]
     assert wired(reverse_proxy_challenge_directory="/srv/acme")["written"] == "/srv/acme"
+
+
+def test_flows_get_the_limits_of_rejected_rows(wired: Any) -> None:  # noqa: ANN401 - a function
+    assert wired()["limits"] == ""
+    limits = {"observation": 5, "all": "10%"}
+    assert wired(prefect_worker_rejected_limits=limits)["limits"] == "all=10%, observation=5"

@@ -278,6 +278,22 @@ def port_problems(name: str, port: object) -> list[str]:
     return [f"{name} is {port}: a TCP port is between 1 and 65535."]
 
 
+def limit_problems(name: str, limits: object) -> list[str]:
+    """Return the entries of a mapping of flows to limits that the flows would refuse; None (no value) has none."""
+    if limits is not None and not isinstance(limits, Mapping):
+        return [f"{name} must map flows to limits, such as {{all: 10%, observation: 5}}."]
+    problems = []
+    for flow, limit in (limits or {}).items():
+        if not re.fullmatch("[a-z][a-z0-9_]*", str(flow)):
+            problems.append(f"{name}: {flow} is no flow: write its name as in AVAILABLE_FLOWS, or all.")
+        if not re.fullmatch(r"[0-9]+|(100|[0-9]{1,2}(\.[0-9]+)?)%", str(limit)):
+            problems.append(
+                f"{name}: the limit of {flow} is {limit}: write a number of rows, such as 5, or a percentage up to "
+                "100, such as 10%."
+            )
+    return problems
+
+
 def checked(what: str, check: Callable[..., list[str]], *arguments: object) -> list[str]:
     """Return what a check finds; where it fails itself, say so and lose no other problem."""
     try:
@@ -368,6 +384,9 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         ]
         problems += network_problems("database_clients", self.value("database_clients", variables))
         problems += reach_problems(names | proxies, lists["unresolved_names"], lists["silent_addresses"])
+        problems += limit_problems(
+            "prefect_worker_rejected_limits", self.value("prefect_worker_rejected_limits", variables)
+        )
         problems += self._task.args["other_problems"]
         limits = {
             name: self.number(f"preflight_minimum_{name}_mb", variables) for name in ("memory", "disk", "deploy_disk")

@@ -12,6 +12,7 @@ from ca_biositing.pipeline.sources import alternatives
 VARIABLE = "ETL_REJECTED_LIMITS"
 # Stands for each flow that has no limit of its own.
 _ALL = "all"
+# Preflight checks the inventory's variable in the same way.
 _ENTRY = re.compile(r"\s*([a-z][a-z0-9_]*)\s*=\s*(?:([0-9]+)|(100|[0-9]{1,2}(?:\.[0-9]+)?)%)\s*")
 
 
