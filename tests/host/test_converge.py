@@ -63,6 +63,13 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
     server.check_output("rm %s", marker)
 
 
+def test_a_name_that_a_host_cannot_resolve_is_refused(inventory: "Inventory") -> None:
+    refused = inventory.playbook("site.yml", "--extra-vars", "prefect_api_url=https://nosuch.invalid/api")
+    assert refused.returncode != 0
+    assert "prefect_api_url names nosuch.invalid, which the host cannot resolve" in " ".join(refused.stdout.split())
+    assert recap(refused.stdout)[0] == 0
+
+
 # For each tag of site.yml: the group whose host is damaged, the damage, and a command that shows the repair.
 PSQL = 'runuser --user postgres -- psql -Atc "{}"'
 PARTS = {

@@ -185,6 +185,45 @@ def test_status_names_a_unit_that_starts_again_and_again(inventory: "Inventory",
 
 
 @pytest.mark.thorough
+def test_what_is_collected_for_a_helper_holds_no_secret(
+    inventory: "Inventory", worker: Host, tmp_path: Path
+) -> None:
+    """Also where a journal has them: a flow may log its settings."""
+    directory = Path(inventory.value("secrets_directory"))
+    secrets = [path.read_text(encoding="utf-8").strip() for path in directory.iterdir() if path.is_file()]
+    assert len(secrets) >= 7
+    for secret in secrets:
+        worker.check_output("logger --tag biocirv-audit %s", f"deploy: the password is {secret}")
+    file = tmp_path / "doctor.txt"
+    collected = inventory.answer("playbooks/doctor.yml", "--extra-vars", f"status_doctor_file={file}")
+    assert collected.returncode == 0, collected.stderr
+    assert str(file) in collected.stdout
+    text = file.read_text(encoding="utf-8")
+    assert "deploy: the password is ********" in text
+    assert not [secret for secret in secrets if secret in text]
+    for part in ("prefect-server.service", "pg_stat_activity", "nft list ruleset", "PREFECT_API_URL=", '"problems"'):
+        assert part in text
+    assert re.search(r"(?m)^PREFECT_API_AUTH_STRING=\(not shown\)$", text)
+
+
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_a_unit_that_starts_with_an_older_configuration_is_restarted(inventory: "Inventory", worker: Host) -> None:
+    """The worker waits for an API that is not there; its configuration is mended while it waits."""
+    file = "/etc/biocirv/prefect-worker.env"
+    worker.check_output(f"sed -i 's,^PREFECT_API_URL=.*,PREFECT_API_URL=https://127.0.0.1:9/api,' {file}")
+    worker.check_output("systemctl stop prefect-worker && systemctl start --no-block prefect-worker")
+
+    def waits() -> bool:
+        return properties(worker, "prefect-worker", "ActiveState") == {"ActiveState": "activating"}
+
+    limits.wait_until(waits, "the worker waits for its API")
+    mended = inventory.playbook("site.yml", "--tags", "deploy")
+    assert mended.returncode == 0, mended.stdout
+    assert properties(worker, "prefect-worker", "ActiveState") == {"ActiveState": "active"}
+
+
+@pytest.mark.thorough
 @pytest.mark.disruptive
 def test_a_missing_worksheet_fails_its_flow_alone(inventory: "Inventory", worker: Host, database: Host) -> None:
     """The worker temporarily reads a copy of the sample data in which one worksheet is missing."""

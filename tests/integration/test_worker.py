@@ -642,6 +642,15 @@ def test_sigterm_drains(programs: Programs, tmp_path: Path) -> None:
     assert len(read_notes(tmp_path, "waits")) == 1
 
 
+def test_a_worker_that_waits_for_its_server_ends_when_told(programs: Programs) -> None:
+    """The address may be wrong, so that the server never answers."""
+    worker = programs.start("unanswered", api_url="http://127.0.0.1:9/api")
+    worker.wait_until(lambda: "The API does not answer the worker" in worker.log, "the worker waits for its server")
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait_for_end() == 0
+    assert not worker.statuses
+
+
 @pytest.mark.thorough
 def test_what_outlasts_the_drain_is_ended_and_run_again(programs: Programs, tmp_path: Path) -> None:
     """Even a run that ignores SIGTERM is ended; SIGUSR1, sent at shutdown of the host, has a separate limit."""

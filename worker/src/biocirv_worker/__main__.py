@@ -126,10 +126,11 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
         group.start_soon(worker.watch, peers)
         service = _Service(options, worker, peers)
         group.start_soon(service.listen)
-        await worker.polls.wait()
-        signal.alarm(0)
-        ready()
-        await service.wait_until_drained()
+        await service.wait_until_polling()
+        if worker.polls.is_set():
+            signal.alarm(0)
+            ready()
+            await service.wait_until_drained()
         peers.leave()
         # All flow runs have ended. Prefect's shutdown can hang when the server is unreachable.
         exit_timer = threading.Timer(_EXIT_SECONDS, os._exit, [0])
@@ -173,6 +174,13 @@ class _Service:
         deadline = time.monotonic() + limit
         if self._deadline is None or deadline < self._deadline:
             self._deadline, self._limit = deadline, limit
+
+    async def wait_until_polling(self) -> None:
+        """Return when the worker polls, or is told to stop: a server that it waits for may never come."""
+        import anyio
+
+        while not self._worker.polls.is_set() and self._deadline is None:
+            await anyio.sleep(0.1)
 
     async def wait_until_drained(self) -> None:
         """Return when this worker drains and neither it nor its predecessors have flow runs left."""
