@@ -185,9 +185,7 @@ def test_status_names_a_unit_that_starts_again_and_again(inventory: "Inventory",
 
 
 @pytest.mark.thorough
-def test_what_is_collected_for_a_helper_holds_no_secret(
-    inventory: "Inventory", worker: Host, tmp_path: Path
-) -> None:
+def test_what_is_collected_for_a_helper_holds_no_secret(inventory: "Inventory", worker: Host, tmp_path: Path) -> None:
     """Also where a journal has them: a flow may log its settings."""
     directory = Path(inventory.value("secrets_directory"))
     secrets = [path.read_text(encoding="utf-8").strip() for path in directory.iterdir() if path.is_file()]
