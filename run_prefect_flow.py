@@ -32,7 +32,7 @@ __all__ = ["AVAILABLE_FLOWS", "master_flow", "self_check_flow"]
 def master_flow() -> State[Any]:
     """Run all of ``AVAILABLE_FLOWS``, in order, each even if an earlier one failed.
 
-    Ends Failed if any of them failed, with a message that names each failed flow and its reason, otherwise Completed
+    Ends Failed if any of them failed, with a message that names the failed flows by each reason, otherwise Completed
     with each flow's accounting. Fails before the first flow if ETL_REJECTED_LIMITS is malformed.
     """
     try:

@@ -27,7 +27,7 @@ def worksheets(source: Path) -> dict[str, list[list[str]]]:
     return cells
 
 
-@pytest.fixture(params=["xlsx", "google"])
+@pytest.fixture(params=["xlsx", "", "google"], ids=["xlsx", "workbook-in-folder", "google"])
 def kind(
     request: pytest.FixtureRequest,
     worksheets: dict[str, list[list[str]]],
@@ -35,7 +35,7 @@ def kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     """Put the worksheets into a source of each kind, which the environment selects during the test."""
-    if request.param == "xlsx":
+    if request.param != "google":
         workbook = Workbook()
         workbook.remove(workbook.worksheets[0])
         for name, rows in worksheets.items():
@@ -44,7 +44,7 @@ def kind(
                 tab.append([cell or None for cell in row])
         workbook.save(tmp_path / f"{SHEET}.xlsx")
         monkeypatch.setenv("ETL_SOURCE_DIRECTORY", str(tmp_path))
-        monkeypatch.setenv("ETL_SOURCE", "xlsx")
+        monkeypatch.setenv("ETL_SOURCE", request.param)
         yield
         return
     with google_api() as api:

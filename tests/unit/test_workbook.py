@@ -217,9 +217,7 @@ def test_a_sheet_that_is_missing(source: WorkbookFolder, tmp_path: Path) -> None
 
 
 def test_a_source_folder_that_is_missing(tmp_path: Path) -> None:
-    refusal(
-        lambda: read(WorkbookFolder(tmp_path / "nowhere")), str(tmp_path / "nowhere"), "'Lab'", "ETL_SOURCE_DIRECTORY"
-    )
+    refusal(lambda: read(WorkbookFolder(tmp_path / "nowhere")), str(tmp_path / "nowhere"), "ETL_SOURCE_DIRECTORY")
 
 
 def test_a_folder_in_place_of_a_workbook(source: WorkbookFolder, tmp_path: Path) -> None:

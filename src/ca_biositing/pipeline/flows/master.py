@@ -46,15 +46,17 @@ def end(states: Mapping[str, State[Any]]) -> State[Any]:
     """Create the artifacts of a master run; return the state that it ends in.
 
     ``states`` holds the state of each flow's run, by the flow's name. The returned state is Failed if any of them
-    failed, with a message that names each failed flow and its reason; otherwise it is Completed with each flow's
+    failed, with a message that names the failed flows by each reason; otherwise it is Completed with each flow's
     accounting. In both, the message gives the number of rows that were read and rejected.
     """
     outcomes = _outcomes(states)
     with artifacts_are_optional():
         _show(outcomes)
-    if failures := [f"{each.flow}: {each.failure}" for each in outcomes if each.failure is not None]:
-        number = f"{len(failures)} of {len(outcomes)} flows failed. "
-        return Failed(message=number + totals(outcomes) + " | ".join(failures))
+    if failed := [each for each in outcomes if each.failure is not None]:
+        # A reason that several flows have, such as a missing sheet, is said once.
+        flows = {each.failure: [other.flow for other in failed if other.failure == each.failure] for each in failed}
+        reasons = " | ".join(f"{', '.join(names)}: {reason}" for reason, names in flows.items())
+        return Failed(message=f"{len(failed)} of {len(outcomes)} flows failed. {totals(outcomes)}{reasons}")
     details = "; ".join(f"{each.flow}: {each.accounting or each.message}" for each in outcomes)
     return Completed(message=totals(outcomes) + details, data={each.flow: each.message for each in outcomes})
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Protocol
 
 
@@ -68,3 +69,19 @@ def alternatives(kind: str, wanted: str, present: Iterable[str]) -> str:
     near = get_close_matches(wanted.casefold(), folded, n=1)
     hint = f" Did you mean '{folded[near[0]]}'?" if near else ""
     return "Present: " + ", ".join(f"'{name}'" for name in names) + "." + hint
+
+
+def no_folder(directory: Path) -> str:
+    """Return the message that a folder of sheets does not exist."""
+    return (
+        f"The source folder {directory} is not there. "
+        "Create it, or set ETL_SOURCE_DIRECTORY to the folder that holds the sheets"
+    )
+
+
+def unreadable(what: str, error: OSError) -> ExtractError:
+    """Return the error of something that the operating system does not let this account read."""
+    home = "; on a host, flows read no home directory (docs/sheets.md)" if isinstance(error, PermissionError) else ""
+    return ExtractError(
+        f"{what} cannot be read: {error.strerror}. Give the account that runs the flow the right to read it{home}"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
-from ca_biositing.pipeline.sources.base import ExtractError, Worksheet, alternatives
+from ca_biositing.pipeline.sources.base import ExtractError, Worksheet, alternatives, no_folder, unreadable
 
 # After an unclosed quote the rest of the file is one cell. The limit fails before memory is exhausted.
 _MAX_CELL_CHARACTERS = 64 * 1024 * 1024
@@ -23,18 +23,19 @@ class CsvFolder:
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`."""
         folder = self.directory / sheet
-        if not self.directory.is_dir():
-            raise ExtractError(
-                f"The source folder {self.directory} is not there, so sheet '{sheet}' cannot be read. "
-                "Create it, or set ETL_SOURCE_DIRECTORY to the folder that holds the sheets"
-            )
-        if not folder.is_dir():
-            sheets = (entry.name for entry in self.directory.iterdir() if entry.is_dir())
-            raise ExtractError(
-                f"Sheet '{sheet}' is missing: there is no folder {folder}. {alternatives('sheet', sheet, sheets)} "
-                "Put the sheet's worksheets there as csv files, one <worksheet>.csv for each"
-            )
-        return sorted(entry.stem for entry in folder.glob("*.csv"))
+        try:
+            if not self.directory.is_dir():
+                raise ExtractError(no_folder(self.directory))
+            if not folder.is_dir():
+                sheets = (entry.name for entry in self.directory.iterdir() if entry.is_dir())
+                raise ExtractError(
+                    f"Sheet '{sheet}' is missing: there is no folder {folder}. {alternatives('sheet', sheet, sheets)} "
+                    "Put the sheet's worksheets there as csv files, one <worksheet>.csv for each"
+                )
+            # Not glob, which takes a folder that it may not read for an empty one.
+            return sorted(entry.stem for entry in folder.iterdir() if entry.suffix == ".csv")
+        except OSError as error:
+            raise unreadable(f"Sheet '{sheet}' ({folder})", error) from error
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
@@ -50,9 +51,7 @@ class CsvFolder:
                 f"{alternatives('worksheet', worksheet, present)} Export the worksheet as CSV UTF-8 under that name"
             ) from None
         except OSError as error:
-            raise ExtractError(
-                f"{what} cannot be read: {error.strerror}. Give the account that runs the flow the right to read it"
-            ) from error
+            raise unreadable(what, error) from error
         with content, TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = _records(file, what)
             header = next(rows, None)

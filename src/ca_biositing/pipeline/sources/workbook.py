@@ -10,7 +10,7 @@ from openpyxl import load_workbook
 from openpyxl.utils.escape import unescape
 from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
-from ca_biositing.pipeline.sources.base import ExtractError, Worksheet, alternatives
+from ca_biositing.pipeline.sources.base import ExtractError, Worksheet, alternatives, no_folder, unreadable
 from ca_biositing.pipeline.sources.cells import row_texts
 
 _ZIP = b"PK"
@@ -59,9 +59,7 @@ class WorkbookFolder:
         except (FileNotFoundError, NotADirectoryError):
             raise ExtractError(self._missing(sheet)) from None
         except OSError as error:
-            raise ExtractError(
-                f"{what} cannot be read: {error.strerror}. Give the account that runs the flow the right to read it"
-            ) from error
+            raise unreadable(what, error) from error
         with file:
             try:
                 workbook = load_workbook(file, read_only=True, data_only=True, keep_links=False)
@@ -71,10 +69,7 @@ class WorkbookFolder:
 
     def _missing(self, sheet: str) -> str:
         if not self.directory.is_dir():
-            return (
-                f"The source folder {self.directory} is not there, so sheet '{sheet}' cannot be read. "
-                "Create it, or set ETL_SOURCE_DIRECTORY to the folder that holds the sheets"
-            )
+            return no_folder(self.directory)
         # Excel keeps a file ~$name.xlsx beside a workbook that is open.
         sheets = (entry.stem for entry in self.directory.glob("*.xlsx") if not entry.name.startswith("~$"))
         return (
