@@ -1,17 +1,35 @@
 """Extract: read the columns that a flow needs from a worksheet, as frames of text."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import polars as pl
 
+from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.transform import clean
-from ca_biositing.pipeline.sources import Worksheet, alternatives
+from ca_biositing.pipeline.sources import ExtractError, Source, Worksheet, alternatives
 
 ROW_NUMBER = "row_number"
 ROW_PROBLEM = "row_problem"
 # A frame ends at whichever limit is reached first: cells may be long, and memory must stay bounded.
 _FRAME_ROWS = 50_000
 _FRAME_CHARACTERS = 32 * 1024 * 1024
+
+
+@contextmanager
+def worksheets(dataset: Dataset, source: Source) -> Iterator[Sequence[Worksheet]]:
+    """Open all worksheets of a dataset, whose headers have every column.
+
+    Raises:
+        ExtractError: a worksheet or a column is missing, or cannot be read.
+
+    """
+    with ExitStack() as stack:
+        opened = [stack.enter_context(source.open(dataset.sheet, name)) for name in dataset.worksheets_in(source)]
+        # Check all headers before the first row, so that one message reports every problem.
+        if problems := [each for worksheet in opened for each in header_problems(worksheet, [*dataset.columns])]:
+            raise ExtractError(" | ".join(problems))
+        yield opened
 
 
 def header_problems(worksheet: Worksheet, columns: Sequence[str]) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """One run: load a dataset's worksheets into its table and account for every row."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,11 +11,11 @@ from sqlalchemy.exc import OperationalError
 
 from ca_biositing.datamodels.models import EtlRun, RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
-from ca_biositing.pipeline.etl.extract import frames, header_problems
+from ca_biositing.pipeline.etl.extract import frames, worksheets
 from ca_biositing.pipeline.etl.load import Load
 from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit
 from ca_biositing.pipeline.etl.validate import Validator
-from ca_biositing.pipeline.sources import ExtractError, Source
+from ca_biositing.pipeline.sources import Source
 
 Progress = Callable[[float, int], None]
 # The columns of etl_run and of an accounting that count rows.
@@ -158,23 +158,18 @@ def _load(
     limit: Limit | None,
     on_progress: Progress,
 ) -> Accounting:
-    names = dataset.worksheets_in(source)
-    with ExitStack() as stack:
-        worksheets = [stack.enter_context(source.open(dataset.sheet, name)) for name in names]
-        # Check all headers before the first row, so that one message reports every problem.
-        if problems := [each for worksheet in worksheets for each in header_problems(worksheet, [*dataset.columns])]:
-            raise ExtractError(" | ".join(problems))
+    with worksheets(dataset, source) as opened:
         validator = Validator(dataset, connection)
         load = Load(connection, dataset, run_id)
         read = rejected = 0
-        for done, worksheet in enumerate(worksheets):
+        for done, worksheet in enumerate(opened):
             for frame in frames(worksheet, [*dataset.columns]):
                 validated = validator.validate(frame)
                 load.stage(worksheet.name, validated.records)
                 load.reject(worksheet.name, validated.rejected)
                 read += len(frame)
                 rejected += len(validated.rejected)
-                on_progress((done + worksheet.progress()) / len(worksheets), read)
+                on_progress((done + worksheet.progress()) / len(opened), read)
     rejected += load.reject_contradictions()
     if limit and limit.is_exceeded(read, rejected):
         raise TooManyRejectedError(run_id, read, rejected, limit)

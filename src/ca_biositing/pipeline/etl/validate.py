@@ -37,10 +37,11 @@ class Validated:
 class Validator:
     """Validates frames of one dataset against its fields' checks and the records that it refers to.
 
-    Cells can refer to the records that are in the database when the validator is created.
+    Cells can refer to the records that are in the database when the validator is created. Without a connection,
+    references are not looked up: ``records`` lacks their ids, and ``rejected`` has the other problems only.
     """
 
-    def __init__(self, dataset: Dataset, connection: Connection) -> None:
+    def __init__(self, dataset: Dataset, connection: Connection | None) -> None:
         self._dataset = dataset
         self._schema = pa.DataFrameSchema(
             {
@@ -51,7 +52,7 @@ class Validator:
         self._references = {
             header: _Names(field, connection)
             for header, field in dataset.columns.items()
-            if isinstance(field, Reference)
+            if connection is not None and isinstance(field, Reference)
         }
 
     def validate(self, frame: pl.DataFrame) -> Validated:
@@ -75,7 +76,7 @@ class Validator:
         for header, field in self._dataset.columns.items():
             if header in ids:
                 records = records.with_columns(ids[header].filter(good).alias(field.column))
-            else:
+            elif not isinstance(field, Reference):
                 values = field.values(cells[header].filter(good))
                 records = records.with_columns(series.alias(column) for column, series in values.items())
         return Validated(records, self._rejected(frame, problems))
