@@ -15,6 +15,9 @@ OPTIONS ?=
 PLAY = $(VENV)/bin/ansible-playbook --inventory $(INVENTORY) $(OPTIONS)
 # Runs a command on the first host of a group, with a terminal if one is available.
 ON = $(VENV)/bin/python scripts/on_host.py --inventory $(INVENTORY)
+# The folder SHEETS as a playbook's variable. make puts its command line's variables into the environment, where spaces and quotes are
+# harmless.
+SHEETS_AS = --extra-vars "$$($(VENV)/bin/python -c 'import json, os; print(json.dumps({"$(1)": os.environ.get("SHEETS", "")}))')"
 # Runs a command with the environment and the account of a service.
 AS_WORKER = $(ON) --unit prefect-worker prefect_worker
 
@@ -24,10 +27,10 @@ export UV_SYSTEM_CERTS := true
 
 ##@ The platform
 .PHONY: up down start-services teardown-services teardown-services-volumes rebuild-services rollback release-archive restart-services restart-prefect-worker
-up: start-services run-etl service-status ## from nothing to loaded data: boot, converge, run the master flow, show it
+up: start-services run-etl service-status ## from nothing to loaded data: boot, converge, run the master flow, show it; SHEETS=folder with your sheets
 
 start-services: $(VENV)/controller ## boot the local container (where the inventory has one) and converge
-	@$(PLAY) containers/create.yml
+	@$(PLAY) containers/create.yml $(if $(SHEETS),$(call SHEETS_AS,container_sheets_folder))
 	@$(PLAY) site.yml
 
 down: $(VENV)/controller ## remove the local container; VOLUMES=1: its data too
@@ -59,7 +62,7 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --extra-vars restart_units=prefect-worker.service
 
 ##@ Operation
-.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs run-etl deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
+.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs sheets run-etl deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
 service-status: $(VENV)/controller ## show the state of the platform; JSON=1 for programs
 	@$(PLAY) playbooks/status.yml $(if $(filter 1,$(JSON)),--extra-vars status_format=json)
 
@@ -84,6 +87,9 @@ service-logs: $(VENV)/controller ## show the services' journal; FOLLOW=1 follows
 	@$(ON) --journal "$(UNIT)" all $(if $(FOLLOW),--follow,--no-pager) --lines 200
 
 logs: service-logs ## the same
+
+sheets: $(VENV)/controller ## copy the sheets of a folder to the workers, and check them there: SHEETS=folder
+	@$(PLAY) playbooks/sheets.yml $(call SHEETS_AS,sheets_folder)
 
 run-etl: $(VENV)/controller ## run the master flow through its deployment and wait for it
 	@$(PLAY) playbooks/run_etl.yml

@@ -105,6 +105,12 @@ def test_a_folder_without_usable_sheets_is_refused(
     assert not (tmp_path / "sheets.tar.gz").exists()
 
 
+def test_names_that_cannot_be_shown_are_ignored_in_ascii(look: Run, tmp_path: Path) -> None:
+    fill(tmp_path / "sheets", "Lab/a.csv")
+    (Path(os.fsdecode(bytes(tmp_path / "sheets") + b"/\xff\n.txt"))).touch()
+    assert look()["ignored"] == [r"'\udcff\n.txt'"]
+
+
 def test_a_file_in_place_of_the_folder_is_refused(look: Run, tmp_path: Path) -> None:
     (tmp_path / "sheets").touch()
     assert "is no folder." in look()["msg"]

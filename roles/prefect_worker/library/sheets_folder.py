@@ -202,7 +202,7 @@ def main() -> None:
         changed=False,
         sheets=sorted(found.sheets),
         files=[path.as_posix() for path in found.files()],
-        ignored=found.ignored,
+        ignored=[name if name.isprintable() else ascii(name) for name in found.ignored],
         size=size,
     )
 

@@ -107,10 +107,16 @@ def test_directories_of_others_are_not_listed(platform: "Platform", attempt: Try
 
 @pytest.mark.parametrize(
     "path",
-    ["/opt/biocirv/releases/probe", "/opt/biocirv/build/probe", "/opt/biocirv/current/app/probe", "/opt/biocirv/probe"],
+    [
+        "/opt/biocirv/releases/probe",
+        "/opt/biocirv/build/probe",
+        "/opt/biocirv/current/app/probe",
+        "/opt/biocirv/probe",
+        "/srv/biocirv/sheets/probe",
+    ],
 )
-def test_no_release_is_written_to(attempt: Try, path: str) -> None:
-    """Neither the active release nor one that is being built can be written to."""
+def test_neither_releases_nor_sheets_are_written_to(attempt: Try, path: str) -> None:
+    """Not even the release that is active, or one that is being built."""
     refused = attempt(f"echo x > {path}")
     assert refused.rc != 0
     assert "Read-only file system" in refused.stdout

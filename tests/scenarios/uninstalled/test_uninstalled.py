@@ -55,7 +55,9 @@ def test_nothing_is_left_but_what_is_listed(host: Host) -> None:
     assert "prefect" not in units
     assert host.run("nft list table inet biocirv").rc != 0
     assert host.check_output("ss --no-header --listening --tcp --numeric 'sport = :443'") == ""
+    assert host.file("/srv/biocirv/sheets").is_directory
     listed = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
+    assert "`/srv/biocirv/sheets`" in listed
     assert all(f"`{account}`" in listed for account in ACCOUNTS)
 
 
@@ -63,6 +65,7 @@ def test_data_goes_only_when_asked(host: Host) -> None:
     rows = "runuser --user postgres -- psql -Atc 'SELECT count(*) FROM primary_product' biocirv_db"
     assert int(host.check_output(rows)) > 0
     assert all(host.user(account).exists for account in ACCOUNTS)
+    host.check_output("mkdir -p '/srv/biocirv/sheets/Lab' && touch '/srv/biocirv/sheets/Lab/a.csv'")
 
     subprocess.run(
         [
@@ -81,4 +84,5 @@ def test_data_goes_only_when_asked(host: Host) -> None:
     assert host.run("ls /var/lib/postgresql/*/main").rc != 0
     assert not any(host.user(account).exists for account in ACCOUNTS)
     assert not any(host.file(f"/var/lib/{account}").exists for account in ACCOUNTS)
+    assert not host.file("/srv/biocirv").exists
     assert left(host) == ""
