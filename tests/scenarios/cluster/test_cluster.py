@@ -12,6 +12,7 @@ from tests.host.conftest import recap
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
 
+ROOT = Path(__file__).parents[3]
 WORKERS = ("worker1.example.org", "worker2.example.org")
 HOSTS = ("db.example.org", "prefect.example.org", *WORKERS)
 
@@ -66,6 +67,18 @@ def test_each_host_has_only_what_is_its(inventory: "Inventory") -> None:
         host = inventory.host_named(name)
         assert not host.package("nginx").is_installed
         assert not host.file("/etc/biocirv/prefect-server.env").exists
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_sheets_are_on_each_worker_and_readable_by_flows_only(inventory: "Inventory", name: str) -> None:
+    """playbooks/sheets.yml has copied them, with ssh and sudo; the example's flows read them there."""
+    host = inventory.host_named(name)
+    shown = host.check_output("find /srv/biocirv/sheets -printf '%u:%g %m %y\\n'").splitlines()
+    assert sorted(set(shown)) == ["root:prefect-worker 640 f", "root:prefect-worker 750 d"]
+    assert len(shown) == 2 + len([*(ROOT / "data/sample").glob("*/*.csv")])
+    assert host.run("ls -d /var/tmp/biocirv-sheets-*").rc != 0
+    refused = host.run("runuser --user biocirv -- ls /srv/biocirv/sheets")
+    assert "Permission denied" in refused.stderr
 
 
 @pytest.mark.disruptive
