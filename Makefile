@@ -62,7 +62,7 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --extra-vars restart_units=prefect-worker.service
 
 ##@ Operation
-.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs sheets run-etl deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
+.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs sheets run-etl remove-rows deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
 service-status: $(VENV)/controller ## show the state of the platform; JSON=1 for programs
 	@$(PLAY) playbooks/status.yml $(if $(filter 1,$(JSON)),--extra-vars status_format=json)
 
@@ -77,7 +77,7 @@ self-check: $(VENV)/controller ## run a flow and read the row that it writes bac
 login: $(VENV)/controller ## show the UI's address and its credentials
 	@$(PLAY) playbooks/login.yml
 
-audit: $(VENV)/controller ## show who deployed, rolled back, restored or rotated, and changes of schemas and privileges; SINCE=yesterday
+audit: $(VENV)/controller ## show who deployed, rolled back, removed rows, restored or rotated, and changes of schemas and privileges; SINCE=yesterday
 	@$(PLAY) playbooks/audit.yml $(if $(SINCE),--extra-vars '{"audit_since": "$(SINCE)"}')
 
 rotate-secrets: $(VENV)/controller ## drain the work pool and generate new secrets, all or ONLY=name,name
@@ -93,6 +93,9 @@ sheets: $(VENV)/controller ## copy the sheets of a folder to the workers, and ch
 
 run-etl: $(VENV)/controller ## run the master flow through its deployment and wait for it
 	@$(PLAY) playbooks/run_etl.yml
+
+remove-rows: $(VENV)/controller ## empty the tables that flows load, after a dump of them; CONFIRM=1 does not ask
+	@$(PLAY) playbooks/remove_rows.yml $(if $(filter 1,$(CONFIRM)),--extra-vars remove_rows_confirmed=true)
 
 DEPLOYMENT_NAME ?= master-etl-deployment
 deploy: $(VENV)/controller ## register a deployment of prefect.yaml again: DEPLOYMENT_NAME=name
