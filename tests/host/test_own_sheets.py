@@ -18,6 +18,13 @@ DIRECTORY = "/srv/biocirv/sheets"
 ENVIRONMENT = "/etc/biocirv/prefect-worker.env"
 
 
+@pytest.fixture(autouse=True)
+def empty(worker: Host) -> None:
+    """Skip the tests where a folder is mounted, as by `make up SHEETS=`."""
+    if worker.run(f"mountpoint --quiet {DIRECTORY}").rc == 0:
+        pytest.skip(f"a folder is mounted at {DIRECTORY}")
+
+
 def copy(inventory: "Inventory", folder: Path) -> tuple[int, str]:
     """Return the exit code and the output of `make sheets`, with single spaces."""
     done = inventory.playbook("playbooks/sheets.yml", "--extra-vars", f"sheets_folder={folder}")
