@@ -83,8 +83,8 @@ audit: $(VENV)/controller ## show who deployed, rolled back, removed rows, resto
 rotate-secrets: $(VENV)/controller ## drain the work pool and generate new secrets, all or ONLY=name,name
 	@$(PLAY) playbooks/rotate_secrets.yml $(if $(ONLY),--extra-vars rotate_secrets=$(ONLY))
 
-service-logs: $(VENV)/controller ## show the services' journal; FOLLOW=1 follows it, UNIT=name selects one
-	@$(ON) --journal "$(UNIT)" all $(if $(FOLLOW),--follow,--no-pager) --lines 200
+service-logs: $(VENV)/controller ## show the services' journals of all hosts; FOLLOW=1 follows them, UNIT=name and HOST=name select one
+	@$(ON) --journal "$(UNIT)" $(or $(HOST),all) $(if $(FOLLOW),--follow,--no-pager) --lines 200
 
 logs: service-logs ## the same
 

@@ -1,4 +1,4 @@
-"""Run a command on the first host of an inventory group, with a terminal if this process has one.
+"""Run a command on the first host of an inventory group, with a terminal if this process has one; show journals of all.
 
 Ansible cannot run interactive commands. This program finds the host in Ansible's inventory and executes `docker exec`
 or `ssh`.
@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import yaml
 SERVICES = Path(__file__).parents[1] / "playbooks/group_vars/all/services.yml"
 
 
-def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and variables of a group's first host.
+Host = tuple[str, dict[str, Any]]
 
-    Raises SystemExit with advice if the group has no host.
+
+def hosts_of(inventory: str, group: str) -> list[Host]:
+    """Return the names and variables of a group's hosts, or of the one host of that name.
+
+    Raises SystemExit with advice if there is none.
     """
     listed = subprocess.run(
         ["ansible-inventory", "--inventory", inventory, "--list"], check=False, capture_output=True, text=True
@@ -32,10 +36,11 @@ def host_of(inventory: str, group: str) -> tuple[str, dict[str, Any]]:
         sys.exit(f"The inventory {inventory} cannot be read: {listed.stderr.strip()}")
     listing = json.loads(listed.stdout)
     variables = listing["_meta"]["hostvars"]
-    hosts = list(variables) if group == "all" else listing.get(group, {}).get("hosts", [])
+    own = [group] if group in variables else []
+    hosts = list(variables) if group == "all" else listing.get(group, {}).get("hosts", own)
     if not hosts:
         sys.exit(f"The inventory {inventory} has no host in the group {group!r}: add one, or choose another INVENTORY.")
-    return hosts[0], variables.get(hosts[0], {})
+    return [(host, variables.get(host, {})) for host in hosts]
 
 
 def services(variables: dict[str, Any]) -> list[dict[str, Any]]:
@@ -100,17 +105,38 @@ def transport(name: str, variables: dict[str, Any], command: list[str], *, termi
     ]
 
 
+def follow(hosts: list[Host], command: list[str]) -> int:
+    """Run a command on hosts at once, print its lines after the host's name, and return the worst exit code."""
+    width = max(len(name) for name, _ in hosts)
+
+    def run(host: Host) -> int:
+        name, variables = host
+        argv = transport(name, variables, command, terminal=False)
+        with subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+        ) as process:
+            for line in process.stdout or ():
+                print(f"{name:<{width}}  {line}", end="", flush=True)
+        return process.returncode
+
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        return max(pool.map(run, hosts))
+
+
 def main() -> None:
     """Parse the command line and execute the command in place of this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--inventory", required=True, help="Ansible inventory")
     parser.add_argument("--unit", help="run with this unit's account and environment")
     parser.add_argument("--journal", metavar="UNIT", help="show the journal of this unit, or of every service if empty")
-    parser.add_argument("group", help="run on the first host of this group, or of all hosts if 'all'")
+    parser.add_argument(
+        "group", help="run on the first host of this group, of all hosts if 'all', or on the host of this name"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="command and its arguments")
     arguments = parser.parse_args()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    name, variables = host_of(arguments.inventory, arguments.group)
+    hosts = hosts_of(arguments.inventory, arguments.group)
+    name, variables = hosts[0]
     command = arguments.command
     if arguments.unit:
         user = account_of(arguments.unit, services(variables))
@@ -118,6 +144,8 @@ def main() -> None:
     if arguments.journal is not None:
         units = arguments.journal.split() if arguments.journal else [each["unit"] for each in services(variables)]
         command = ["journalctl", "--no-hostname", *command, *(f"--unit={unit}" for unit in units)]
+        if len(hosts) > 1:
+            sys.exit(follow(hosts, command))
     argv = transport(name, variables, command, terminal=terminal)
     os.execvp(argv[0], argv)  # noqa: S606 - replaces this process, without a shell
 

@@ -22,8 +22,8 @@ HEAD = """# Variables
 
 `make variables` writes this page from each role's `meta/argument_specs.yml`. Set variables in an inventory's
 `group_vars/`. Those without a default must be set; `inventory/local` and the examples show values for one host. A
-converge checks every value before it changes anything, and a name that begins like a role's and is none is an error
-that suggests the right one.
+converge checks every value before it changes anything, and refuses a misspelt variable of a role, with the name that
+was probably meant.
 """
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,12 +19,19 @@ from ansible.playbook.block import Block
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible.utils.color import stringc
 from ansible.utils.display import Display
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
+
+# Another Ansible than that of requirements/controller.txt may have no rich: it gets plain lines.
+try:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.spinner import Spinner
+    from rich.table import Table
+    from rich.text import Text
+except ImportError:
+    HAS_RICH = False
+else:
+    HAS_RICH = True
 
 if TYPE_CHECKING:
     from ansible.executor.stats import AggregateStats
@@ -46,7 +54,7 @@ extends_documentation_fragment:
   - default_callback
   - result_format_callback
 requirements:
-  - rich
+  - rich, for the line on a terminal
 options:
   log_directory:
     description: Where the output of Ansible's default callback is written, one file for each run.
@@ -91,8 +99,20 @@ class Log(Display):  # type: ignore[misc] # ansible has no type hints
         super().__init__()
         self.file = file
 
-    def display(self, msg: str, *_: object, screen_only: bool = False, log_only: bool = False, **__: object) -> None:  # noqa: ARG002
+    def display(
+        self,
+        msg: str,
+        color: str | None = None,
+        stderr: bool = False,
+        screen_only: bool = False,
+        log_only: bool = False,
+        newline: bool = True,
+        caplevel: int | None = None,
+    ) -> None:
         """Write a message. Those for the screen alone are the ones that a log has, too."""
+        # The operator's own log, ANSIBLE_LOG_PATH, gets what it would get from Ansible's callback.
+        if not screen_only:
+            super().display(msg, color, stderr, log_only=True, newline=newline, caplevel=caplevel)
         if not log_only:
             self.file.write(re.sub("\x1b\\[[0-9;]*m", "", msg.removesuffix("\n")) + "\n")
 
@@ -157,11 +177,11 @@ class Lines:
 class Drawing:
     """Draws one line on a terminal: the time, a bar if an earlier run tells the length, and the task."""
 
-    def __init__(self, activity: Activity, console: Console) -> None:
+    def __init__(self, activity: Activity) -> None:
         self._activity = activity
         self._spinner = Spinner("dots")
         self._live = Live(
-            console=console,
+            console=Console(stderr=True),
             get_renderable=self._draw,
             refresh_per_second=4,
             transient=True,
@@ -208,37 +228,48 @@ class CallbackModule(Default):  # type: ignore[misc] # ansible has no type hints
         # Until the log replaces it, this is the display of the terminal.
         self._display: Display
         self._plain = self._display.verbosity > 0
-        self._log_path = Path()
+        self._log_path: Path | None = None
         self._progress: Lines | Drawing | None = None
         self._activity = Activity(0)
-        # What failed, and on which hosts.
-        self._failures: dict[str, list[str]] = defaultdict(list)
+        # What failed: the explanation, and the hosts with their labels.
+        self._failures: dict[str, dict[str, str]] = defaultdict(dict)
         self._answered = False
 
     # What is shown while it runs.
 
     def v2_playbook_on_start(self, playbook: Playbook) -> None:
         """Open the log, and show progress from now on."""
-        if not self._plain:
+        # One command may run several playbooks, which share a log.
+        if not self._plain and self._progress is None:
             name = Path(playbook._file_name).stem
-            directory = Path(self.get_option("log_directory"))
-            directory.mkdir(parents=True, exist_ok=True)
-            earlier = sorted(directory.glob("*.log"), key=lambda path: path.name)
-            for old in earlier[: -self.get_option("logs_kept")]:
-                old.unlink(missing_ok=True)
-            stamp = time.strftime("%Y-%m-%dT%H.%M.%S")
-            self._log_path = directory / f"{stamp}-{name}-{os.getpid()}.log"
-            # What Ansible says can hold what nobody else should read, as results of modules do.
-            descriptor = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            self._display = Log(os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="replace"))
-            self._activity = Activity(length([path for path in earlier if f"-{name}-" in path.name]))
-            console = Console(stderr=True)
-            draws = sys.stderr.isatty() and not console.is_dumb_terminal and "CI" not in os.environ
-            self._progress = Drawing(self._activity, console) if draws else Lines(self._activity)
+            expected, file = self._open_log(name)
+            self._display = Log(file)
+            self._activity = Activity(expected)
+            draws = HAS_RICH and sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and "CI" not in os.environ
+            self._progress = Drawing(self._activity) if draws else Lines(self._activity)
             self._progress.start()
             # A playbook that Ansible ends early, as for an error in its text, has no end of its own.
             atexit.register(self._progress.stop)
         super().v2_playbook_on_start(playbook)
+
+    def _open_log(self, name: str) -> tuple[int, TextIO]:
+        """Return how many tasks the playbook's last run took, or 0, and a new log; remove the oldest ones."""
+        directory = Path(self.get_option("log_directory"))
+        path = directory / f"{time.strftime('%Y-%m-%dT%H.%M.%S')}-{name}-{os.getpid()}.log"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # Only those that this callback named.
+            earlier = sorted(directory.glob("[0-9]*T[0-9]*-*-[0-9]*.log"))
+            expected = length([log for log in earlier if f"-{name}-" in log.name])
+            for old in earlier[: max(0, len(earlier) - self.get_option("logs_kept"))]:
+                old.unlink(missing_ok=True)
+            # What Ansible says can hold what nobody else should read, as results of modules do.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            print(f"What Ansible says is not kept, because {directory} cannot be written: {error}", file=sys.stderr)
+            return 0, Path(os.devnull).open("w", encoding="utf-8")
+        self._log_path = path
+        return expected, os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="replace")
 
     def v2_playbook_on_play_start(self, play: Play) -> None:
         """Note which play begins."""
@@ -287,27 +318,34 @@ class CallbackModule(Default):  # type: ignore[misc] # ansible has no type hints
         """Note a failure, to explain it at the end."""
         if not ignore_errors and not is_rescued(result.task):
             # Ansible's callback removes from the result what it has written.
-            self._failures[explained(result.result, result.task)].append(self.host_label(result))
+            self._fail(result, explained(result.result, result.task))
         super().v2_runner_on_failed(result, ignore_errors)
 
     def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
         """Note that a host cannot be reached, to explain it at the end."""
         if not result.task.ignore_unreachable:
-            self._failures[f"It cannot be reached: {result.result.get('msg')}"].append(self.host_label(result))
+            self._fail(result, f"It cannot be reached: {result.result.get('msg')}")
         super().v2_runner_on_unreachable(result)
+
+    def _fail(self, result: CallbackTaskResult, text: str) -> None:
+        self._failures[text][result.host.get_name()] = self.host_label(result)
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Print what failed and where, or how much was changed."""
         super().v2_playbook_on_stats(stats)
-        if not self._progress:
+        if self._progress is None:
             return
         self._progress.stop()
         self._display.display(f"Ended after {self._activity.tasks} tasks and {self._activity.seconds:.0f} s")
-        for text, hosts in self._failures.items():
-            print(stringc(f"Failed on {', '.join(hosts)}:", "red"), text, sep="\n", end="\n\n", file=sys.stderr)
-        if stats.failures or stats.dark:
+        lost = stats.failures.keys() | stats.dark.keys()
+        for text, labels in self._failures.items():
+            # A host that is not lost was rescued.
+            if hosts := [label for host, label in labels.items() if host in lost]:
+                print(stringc(f"Failed on {', '.join(hosts)}:", "red"), text, sep="\n", end="\n\n", file=sys.stderr)
+        self._failures.clear()
+        if lost and self._log_path:
             print(f"What Ansible said, task by task: {os.path.relpath(self._log_path)}", file=sys.stderr)
-        elif (changes := sum(stats.changed.values())) or not self._answered:
+        elif not lost and ((changes := sum(stats.changed.values())) or not self._answered):
             would = " would be made" if context.CLIARGS["check"] else ""
             where = counted(len(stats.processed.keys() - {"localhost"}) or 1, "host")
             print(f"{counted(changes, 'change')}{would} on {where}, {clock(self._activity.seconds)}.", file=sys.stderr)
@@ -324,8 +362,10 @@ class CallbackModule(Default):  # type: ignore[misc] # ansible has no type hints
 def length(logs: list[Path]) -> int:
     """Return how many tasks the last whole run took, or 0 if no log tells."""
     for log in reversed(logs):
-        if ends := END.findall(log.read_text(encoding="utf-8", errors="replace")[-200:]):
-            return int(ends[-1])
+        # Another command may remove it at this moment.
+        with suppress(OSError):
+            if ends := END.findall(log.read_text(encoding="utf-8", errors="replace")[-200:]):
+                return int(ends[-1])
     return 0
 
 
@@ -336,7 +376,8 @@ def text_of(message: object) -> str:
 
 def explained(result: dict[str, Any], task: Task) -> str:
     """Return what failed: the task, its message, and the end of a command's output."""
-    items = [item for item in result.get("results", []) if item.get("failed") or item.get("unreachable")]
+    results = result.get("results", []) if task.loop else []
+    items = [item for item in results if item.get("failed") or item.get("unreachable")]
     texts = [_message(item) for item in items] or [_message(result)]
     # A task that fails on purpose has a message that says everything.
     told = task.action.rpartition(".")[2] in ("fail", "assert")
@@ -344,7 +385,8 @@ def explained(result: dict[str, Any], task: Task) -> str:
 
 
 def _message(result: dict[str, Any]) -> str:
-    lines = [text_of(result.get("msg", "The module gave no reason."))]
+    # Of a task with secrets, Ansible hides everything but that it is hidden.
+    lines = [text_of(result.get("msg") or result.get("censored") or "The module gave no reason.")]
     if lines == ["non-zero return code"]:
         command = result.get("cmd", "")
         lines = [

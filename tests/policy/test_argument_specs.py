@@ -60,6 +60,7 @@ FACTS = {
     "hostvars",
     "inventory_hostname",
     "lookup",
+    "query",
     "playbook_dir",
     "release_id",
     "release_manifest",

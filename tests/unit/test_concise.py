@@ -40,6 +40,11 @@ PLAYBOOK = """
       ansible.builtin.command: "{{ item }}"
       loop: ["true", "ls /nosuch", "ls /other"]
       when: how | default('') == 'loop'
+    - name: Fail with a secret
+      ansible.builtin.fail:
+        msg: The password is hunter2.
+      no_log: true
+      when: how | default('') == 'secret'
     - name: Write a file
       ansible.builtin.copy:
         content: "new line\\n"
@@ -68,12 +73,17 @@ def environment(directory: Path) -> dict[str, str]:
     return {**kept, "ANSIBLE_CONFIG": str(configuration), "TERM": "xterm"}
 
 
-def run(playbook: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the playbook without a terminal."""
+def run(playbook: Path, *options: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the playbook without a terminal; Python looks for modules in `path` first."""
     program = Path(sys.executable).with_name("ansible-playbook")
     command = [str(program), "--inventory", "hosts", str(playbook), *options]
     return subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=playbook.parent, env=environment(playbook.parent)
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=playbook.parent,
+        env={**environment(playbook.parent), "PYTHONPATH": path},
     )
 
 
@@ -103,6 +113,41 @@ def test_a_failed_command_is_told_with_its_output(playbook: Path) -> None:
     done = run(playbook, "--extra-vars", "how=loop")
     assert "Failed on localhost:\nRun each:\n`ls /nosuch` ended with exit code 2:\nls: cannot access" in done.stderr
     assert "`ls /other` ended with exit code 2:" in done.stderr
+
+
+def test_a_failure_with_a_secret_says_that_it_is_hidden(playbook: Path) -> None:
+    done = run(playbook, "--extra-vars", "how=secret")
+    assert done.returncode == 2
+    assert "hunter2" not in done.stdout + done.stderr
+    assert "no_log: true" in done.stderr
+
+
+def test_a_failure_is_told_where_old_logs_go_and_none_can_be_written(playbook: Path) -> None:
+    """The only log that tells this playbook's length is the oldest, and is removed; then the directory is a file."""
+    logs = playbook.parent / "logs"
+    run(playbook)
+    for second in range(3):
+        (logs / f"9999-01-01T00.00.0{second}-other-1.log").write_text("cut off")
+    (logs / "of-somebody-else.log").write_text("kept")
+    done = run(playbook, "--extra-vars", "how=told")
+    assert "Failed on localhost:\nThe disk is full" in done.stderr
+    assert (logs / "of-somebody-else.log").exists()
+    for path in logs.iterdir():
+        path.unlink()
+    logs.rmdir()
+    logs.write_text("")
+    done = run(playbook, "--extra-vars", "how=told")
+    assert "What Ansible says is not kept, because" in done.stderr
+    assert "Failed on localhost:\nThe disk is full" in done.stderr
+    assert done.stdout == "The answer is 42.\n  next: make status\n"
+
+
+def test_an_ansible_without_rich_prints_lines(playbook: Path) -> None:
+    hidden = playbook.parent / "hidden"
+    hidden.mkdir()
+    (hidden / "rich.py").write_text("raise ImportError('hidden')")
+    done = run(playbook, path=str(hidden))
+    assert (done.returncode, done.stdout) == (0, "The answer is 42.\n  next: make status\n")
 
 
 def test_check_mode_lists_what_would_be_changed_and_diff_how(playbook: Path) -> None:

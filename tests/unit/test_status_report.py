@@ -47,7 +47,7 @@ def asked() -> dict[str, Any]:
         "certificate of the proxy": "2027-01-09T18:27:33+00:00",
         "certificate of PostgreSQL": "2027-01-09T18:27:33+00:00",
         "schema of application": {"revisions": ["0002"], "tables": ["experiment"]},
-        "missing_tables": [],
+        "missing tables": [],
         "rows": {"experiment": 24},
         "prefect": {
             "pool": {"name": "pool", "paused": False},
@@ -111,12 +111,12 @@ MAKE = "INVENTORY=inventory/mine`"
         (
             (*TWO, "services", 1),
             {"unit": "w", **UNIT, "state": "failed", "result": "exit-code"},
-            f"w on two is failed (exit-code) since 2026-11-27 18:27 UTC: `make logs UNIT=w {MAKE} shows why",
+            f"w on two is failed (exit-code) since 2026-11-27 18:27 UTC: `make logs UNIT=w HOST=two {MAKE} shows why",
         ),
         (
             (*TWO, "services", 1, "restarts"),
             3,
-            f"w on two failed and was started again 3 times within an hour: `make logs UNIT=w {MAKE} shows why",
+            "w on two failed and was started again 3 times within an hour: `make logs UNIT=w HOST=two INVENTORY=",
         ),
         (
             ("hosts", "two", "release", "current"),
@@ -127,7 +127,7 @@ MAKE = "INVENTORY=inventory/mine`"
         (
             (*ONE, "certificate of the proxy"),
             "2026-12-11T17:00:00+00:00",
-            f"The certificate of the proxy ends 2026-12-11: `make start-services {MAKE} renews it",
+            f"The certificate of the proxy ends 2026-12-11: `make start-services {MAKE} renews it, or",
         ),
         (
             (*ONE, "schema of application", "revisions"),
@@ -140,7 +140,7 @@ MAKE = "INVENTORY=inventory/mine`"
             "The database is at revision none, the release brings 0002",
         ),
         (
-            (*ONE, "missing_tables"),
+            (*ONE, "missing tables"),
             ["experiment", "observation"],
             f"The database lacks tables of its revision: experiment, observation. `make restore FILE=dump {MAKE}",
         ),
@@ -195,14 +195,18 @@ def test_what_does_not_answer_hides_nothing_else() -> None:
     """One host is unreachable; on the other neither API nor database answers."""
     answers = asked()
     state = answers["hosts"]["one"]["state"]
-    for part in ("prefect", "schema of application", "missing_tables", "rows"):
+    for part in ("prefect", "schema of application", "missing tables", "rows"):
         del state["answers"][part]
-    state["failures"] = {"prefect": "Prefect's API does not answer: refused", "rows": "it is\naway"}
+    state["failures"] = {
+        "prefect": "Prefect's API does not answer: refused",
+        "rows": "it is\naway",
+        "disks": "it is\nfar",
+    }
     answers["hosts"]["two"] = {"state": {"unreachable": True, "msg": "No route\nto host"}, "release": {}}
     report = status_report(answers)
     assert report["problems"] == [
         "one, prefect: Prefect's API does not answer: refused",
-        "one, rows: it is away",
+        "one, disks: it is far",
         "two cannot be asked: No route to host",
     ]
     assert [unit["unit"] for unit in report["services"]] == ["nginx", "w"]
@@ -220,5 +224,10 @@ def test_a_blank_host_is_told_so() -> None:
 
 def test_a_report_for_others_holds_no_secret_in_any_form() -> None:
     text = "PGPASSWORD=s3cr/t&1 url postgresql://u:s3cr%2Ft%261@h and s3cr/t%261, Basic czNjci90JjE=, key: line1-of-key"
-    cleaned = without_secrets(text, ["s3cr/t&1", "-----BEGIN KEY-----\nline1-of-key\n-----END KEY-----", "a", ""])
-    assert cleaned == ("PGPASSWORD=******** url postgresql://u:********@h and ********, Basic ********, key: ********")
+    text += ' {"a": "say \\"it\\" now"} via pass%77ord and password'
+    key = "-----BEGIN KEY-----\nline1-of-key\n-----END KEY-----"
+    cleaned = without_secrets(text, ["s3cr/t&1", key, "a", "", 'say "it" now', "http://me:pass%77ord@proxy:3128"])
+    assert cleaned == (
+        "PGPASSWORD=******** url postgresql://u:********@h and ********, Basic ********, key: ********"
+        ' {"a": "********"} via ******** and ********'
+    )

@@ -203,6 +203,10 @@ def reach_problems(needed: Mapping[str, str], unresolved: Iterable[str], silent:
 
 def unreachable(error: str, advice: str) -> dict[str, str]:
     """Return what to say of a host where no command can be run: a message, and the error where it explains more."""
+    if re.search(r"(?i)incorrect (sudo|become) password", error):
+        return {
+            "msg": "sudo on the host refuses the password that you gave: give that of the account that you log in with."
+        }
     if re.search(r"(?i)(sudo|become)[^\n]*password|password is required", error):
         return {
             "msg": "sudo on the host asks for a password. To be asked for it, add OPTIONS=--ask-become-pass to the "

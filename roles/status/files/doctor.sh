@@ -25,7 +25,8 @@ section journalctl --disk-usage
 
 # Values that cannot hold a secret.
 shown='PREFECT_API_URL|PG(HOST|PORT|DATABASE|SSLMODE)|ETL_SOURCE|ETL_SOURCE_DIRECTORY|PREFECT_LOGGING_LEVEL'
-variables() { sed -E "/^($shown)=/!s/^([A-Za-z_0-9]+)=.*/\1=(not shown)/" "$1"; }
+# Of a value with several lines, only the first begins a variable; the others are left out.
+variables() { sed -nE "s/^($shown)=.*/&/p; t; s/^([A-Z_][A-Z_0-9]*)=.*/\1=(not shown)/p" "$1"; }
 for file in /etc/biocirv/*.env; do
     printf '\n===== variables of %s\n' "$file"
     variables "$file"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 # What is shorter would occur everywhere, and is no secret.
 LEAST_LENGTH = 6
@@ -28,6 +30,12 @@ def _forms(secret: str) -> Iterable[str]:
     yield quote(secret)
     yield quote(secret, safe="")
     yield base64.b64encode(secret.encode()).decode()
+    yield json.dumps(secret)[1:-1]
+    # A URL may hold a password, which is also logged alone.
+    with suppress(ValueError):
+        password = urlsplit(secret).password or ""
+        if len(password) >= LEAST_LENGTH:
+            yield from (password, unquote(password))
 
 
 class FilterModule:

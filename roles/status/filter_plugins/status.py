@@ -10,6 +10,8 @@ from typing import Any
 DISK_PERCENT = 90
 RESTARTS = 3
 CERTIFICATE = timedelta(days=14)
+# Parts that can take too long on a host where all is well: a large table to count, a long journal to search.
+UNIMPORTANT = ("rows", "errors")
 
 Report = dict[str, Any]
 
@@ -32,7 +34,7 @@ def status_report(asked: dict[str, Any]) -> Report:
         "database": {
             "revision": server["schema of application"]["revisions"],
             "expected": _manifest(asked, releases).get("application_schema", []),
-            "missing_tables": server["missing_tables"],
+            "missing_tables": server.get("missing tables", []),
         }
         if "schema of application" in server
         else {},
@@ -102,7 +104,8 @@ def _silent(asked: dict[str, Any]) -> Iterator[str]:
         if "answers" not in state:
             yield f"{host} cannot be asked: {state.get('msg', 'it gave no reason')}"
         for part, why in state.get("failures", {}).items():
-            yield f"{host}, {part}: {why}"
+            if part not in UNIMPORTANT:
+                yield f"{host}, {part}: {why}"
         # Its own failure says why.
         if "answers" in state and found["release"].get("failed"):
             yield f"{host}, releases: {found['release'].get('msg', 'it gave no reason')}"
@@ -123,7 +126,7 @@ def _time(text: str) -> str:
 def _problems(report: Report, now: datetime, arguments: str) -> Iterator[str]:
     for unit in report["services"]:
         name = f"{unit['unit']} on {unit['host']}"
-        journal = f"`make logs UNIT={unit['unit']}{arguments}` shows why"
+        journal = f"`make logs UNIT={unit['unit']} HOST={unit['host']}{arguments}` shows why"
         if unit["state"] != "active":
             why = "" if unit["result"] == "success" else f" ({unit['result']})"
             since = f" since {_time(unit['since'])}" if unit["since"] else ""
@@ -144,7 +147,7 @@ def _problems(report: Report, now: datetime, arguments: str) -> Iterator[str]:
     for certificate in report["certificates"]:
         if datetime.fromisoformat(certificate["ends"]) - now < CERTIFICATE:
             ends = f"The certificate of {certificate['service']} ends {certificate['ends'][:10]}"
-            yield f"{ends}: `make start-services{arguments}` renews it"
+            yield f"{ends}: `make start-services{arguments}` renews it, or installs the one that you provide"
 
 
 def _database_problems(report: Report, arguments: str) -> Iterator[str]:

@@ -61,16 +61,19 @@ answers:
     - Of each part that answered, its state, by name.
     - C(services) (units with state, times and restarts within an hour), C(health), C(disks), C(errors) (lines).
     - C(rows) (numbers by table).
-    - C(certificate of NAME) (its end), C(schema of NAME) (C(revisions) and C(tables)), C(missing_tables).
+    - C(certificate of NAME) (its end), C(schema of NAME) (C(revisions) and C(tables)), C(missing tables).
     - C(prefect) (pool, workers, counts, schedules that lag, the last run).
 failures: {type: dict, returned: always, description: Reasons of the parts that did not answer, by name.}
 """
 
 TIMEOUT_SECONDS = 10
+LIMIT_SECONDS = 8
 # Entries of the journal by which systemd says that it starts a unit again after a failure.
 RESTARTED = "MESSAGE_ID=5eb03494b6584870a536b337290809b3"
-# Prefect plans so many runs of a schedule, and so far, ahead, and looks for what is to be planned once a minute.
+# Prefect plans at least so many runs of a schedule, and so far, ahead; at most 100 runs and 100 days. It looks once a
+# minute for what is to be planned, and plans anew after a deployment was changed.
 PLANNED_RUNS, PLANNED_AHEAD = 3, timedelta(hours=1)
+PLANNED_MOST, PLANNED_FAR = 100, timedelta(days=30)
 PLANNED_GRACE = timedelta(minutes=5)
 COUNTS = r"""
 SELECT json_object_agg(name, rows) FROM (
@@ -134,9 +137,10 @@ def services(units: list[str]) -> list[dict[str, Any]]:
                 "unit": unit["Id"].removesuffix(".service"),
                 "state": unit["ActiveState"] if unit["LoadState"] != "not-found" else "not installed",
                 "sub_state": unit["SubState"],
-                "result": unit["Result"],
+                # Timers have no result and no status.
+                "result": unit.get("Result", ""),
                 "since": datetime.fromtimestamp(int(since), UTC).isoformat() if since else "",
-                "status": unit["StatusText"],
+                "status": unit.get("StatusText", ""),
                 "restarts": restarts,
             }
         )
@@ -147,11 +151,14 @@ def health(services: list[dict[str, Any]], ca_file: str) -> list[dict[str, Any]]
     """Return the services whose health URL was asked, with what is wrong with the answer; empty: nothing."""
     found = []
     for service in services:
-        problem = ""
-        try:
-            open_url(service["health_url"], timeout=TIMEOUT_SECONDS, ca_path=ca_file or None)
-        except Exception as error:  # noqa: BLE001 - whatever a URL or its answer is, the others are asked
-            problem = str(error)
+        # A service of the inventory may have a certificate of a public authority, or one of the platform's own.
+        for authorities in (None, ca_file) if ca_file and service["health_url"].startswith("https:") else (None,):
+            problem = ""
+            try:
+                open_url(service["health_url"], timeout=TIMEOUT_SECONDS, ca_path=authorities)
+                break
+            except Exception as error:  # noqa: BLE001 - whatever a URL or its answer is, the others are asked
+                problem = str(error)
         found.append({"unit": service["unit"], "health_url": service["health_url"], "problem": problem})
     return found
 
@@ -207,13 +214,14 @@ def schema(file: str, program: str) -> dict[str, list[str]]:
     return found
 
 
-def missing_tables(record: str, found: dict[str, list[str]]) -> list[str]:
+def missing_tables(record: str, file: str, program: str) -> list[str]:
     """Return the tables that were there after the migration to the present revision, and are gone.
 
-    record: the file that the migration wrote; found: what schema returned now.
+    record: the file that the migration wrote; the others are those of schema.
     """
     if not record or not Path(record).exists():
         return []
+    found = schema(file, program)
     recorded: dict[str, list[str]] = json.loads(Path(record).read_text(encoding="utf-8"))
     # After a restore, the database can be at another revision until it is migrated.
     if recorded["revisions"] != found["revisions"]:
@@ -224,8 +232,27 @@ def missing_tables(record: str, found: dict[str, list[str]]) -> list[str]:
 def rows(database: str, port: int) -> dict[str, int]:
     """Return the number of rows of each of a database's tables."""
     command = (*PSQL, "--dbname", database, "--port", str(port), "--command", COUNTS)
-    found: dict[str, int] | None = json.loads(run("runuser", "--user", "postgres", "--", *command) or "null")
-    return found or {}
+    # The server ends a count that takes too long; of a database without tables, the sum of them is NULL.
+    counted = run("runuser", "--user", "postgres", "--", *command, PGOPTIONS=f"-cstatement_timeout={LIMIT_SECONDS}s")
+    found: dict[str, int] = json.loads(counted.strip() or "{}")
+    return found
+
+
+def is_frequent(schedule: dict[str, Any]) -> bool:
+    """Return whether a schedule of Prefect always has a run within the 100 days for which runs are planned.
+
+    Of others, such as once a year, or a rule that ends or has yet to begin, no planned run may be right.
+    """
+    if "cron" in schedule:
+        # Minute, hour, day of the month, month, day of the week; or a name such as @daily.
+        fields = str(schedule["cron"]).split()
+        return (len(fields) < 5 and fields != ["@yearly"]) or (len(fields) >= 5 and fields[3] == "*")
+    if "rrule" in schedule:
+        rule = str(schedule["rrule"])
+        return bool(re.search("FREQ=(MINUTELY|HOURLY|DAILY|WEEKLY)", rule)) and not re.search(
+            "UNTIL|COUNT|BYMONTH|BYYEARDAY|BYWEEKNO|DTSTART", rule
+        )
+    return timedelta(seconds=float(schedule["interval"])) <= PLANNED_FAR
 
 
 class Prefect:
@@ -286,22 +313,25 @@ class Prefect:
     def lagging(self) -> Iterable[str]:
         """Yield the deployments with an active schedule whose planned runs do not reach ahead as they should."""
         for deployment in self.ask("/deployments/filter", {}):
-            schedules = [each["schedule"] for each in deployment["schedules"] if each["active"]]
-            # A rule can have an end, near which fewer runs are right.
-            endless = [each for each in schedules if not re.search("UNTIL|COUNT", each.get("rrule", ""))]
-            if deployment["paused"] or not endless:
+            schedules = [each for each in deployment["schedules"] if each["active"]]
+            changed = [datetime.fromisoformat(each["updated"]) for each in (deployment, *schedules) if each["updated"]]
+            is_new = max(changed, default=self._now) > self._now - PLANNED_GRACE
+            if deployment["paused"] or is_new or not any(is_frequent(each["schedule"]) for each in schedules):
                 continue
             planned = self.ask(
                 "/flow_runs/filter",
                 {
                     "sort": "EXPECTED_START_TIME_DESC",
-                    "limit": PLANNED_RUNS,
+                    "limit": PLANNED_MOST,
                     "deployments": {"id": {"any_": [deployment["id"]]}},
                     "flow_runs": {"expected_start_time": {"after_": (self._now - PLANNED_GRACE).isoformat()}},
                 },
             )
             ahead = datetime.fromisoformat(planned[0]["expected_start_time"]) if planned else self._now
-            if len(planned) < PLANNED_RUNS or ahead < self._now + PLANNED_AHEAD - PLANNED_GRACE:
+            reach = ahead - self._now
+            few = len(planned) < PLANNED_RUNS and reach < PLANNED_FAR
+            near = len(planned) < PLANNED_MOST and reach < PLANNED_AHEAD - PLANNED_GRACE
+            if few or near:
                 yield deployment["name"]
 
     def last_run(self) -> list[dict[str, Any]]:
@@ -362,6 +392,8 @@ def main() -> None:
         parts[f"certificate of {each['name']}"] = partial(certificate, each["address"], each["starttls"])
     for name, file in asked["environments"].items():
         parts[f"schema of {name}"] = partial(schema, file, asked["schema_program"])
+        if name == "application":
+            parts["missing tables"] = partial(missing_tables, asked["schema_record"], file, asked["schema_program"])
     if asked["database"]:
         parts["rows"] = lambda: rows(asked["database"], asked["database_port"])
     if asked["prefect"]:
@@ -374,8 +406,9 @@ def main() -> None:
             answers[name] = future.result()
         except NoAnswerError as error:
             failures[name] = str(error)
-    if "schema of application" in answers:
-        answers["missing_tables"] = missing_tables(asked["schema_record"], answers["schema of application"])
+        # An answer in a form that nobody foresaw must not hide the others.
+        except Exception as error:  # noqa: BLE001
+            failures[name] = f"{type(error).__name__}: {error}"
     module.exit_json(changed=False, answers=answers, failures=failures)
 
 
