@@ -51,6 +51,16 @@ def test_every_inventory_is_complete(preflight: ModuleType, inventory: Path) -> 
         assert preflight.name_problems(variables, known, {role.split()[0] for role in specs}) == []
 
 
+def test_what_services_write_outlives_the_local_container() -> None:
+    """Dumps, and the states of flow runs that the worker has not reported."""
+    text = (ROOT / "inventory/local/hosts.yml").read_text(encoding="utf-8")
+    volumes = yaml.safe_load(text)["all"]["hosts"]["biocirv"]["container_volumes"]
+    mounted = {target: name for name, _, target in (volume.partition(":") for volume in volumes)}
+    for account in ("postgresql", "biocirv", "prefect-server", "prefect-worker"):
+        assert mounted[f"/var/lib/{account}"].startswith("biocirv-")
+    assert len({*mounted.values()}) == len(volumes)
+
+
 PLAY = """
 - hosts: all
   gather_facts: false

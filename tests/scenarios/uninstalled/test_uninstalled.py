@@ -83,6 +83,10 @@ def test_data_goes_only_when_asked(host: Host) -> None:
     assert host.check_output("pg_lsclusters --no-header") == ""
     assert host.run("ls /var/lib/postgresql/*/main").rc != 0
     assert not any(host.user(account).exists for account in ACCOUNTS)
-    assert not any(host.file(f"/var/lib/{account}").exists for account in ACCOUNTS)
+    for account in ACCOUNTS:
+        # A volume's directory stays, empty.
+        mounted = host.run(f"mountpoint --quiet /var/lib/{account}").rc == 0
+        assert host.file(f"/var/lib/{account}").exists == mounted
+        assert host.run(f"find /var/lib/{account} -mindepth 1").stdout == ""
     assert not host.file("/srv/biocirv").exists
     assert left(host) == ""
