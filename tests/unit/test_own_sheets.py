@@ -268,6 +268,34 @@ def test_what_cannot_be_copied_changes_nothing(
     assert not [*(tmp_path / "host").iterdir()]
 
 
+UNINSTALL = PLAY.replace('sheets_folder: "{{ sheets_folder }}"', "uninstall_data: true").replace(
+    "tasks_from: sheets", "tasks_from: uninstall"
+)
+
+
+@pytest.mark.parametrize("is_mounted", [False, True])
+def test_uninstalling_removes_no_mounted_sheets(tmp_path: Path, *, is_mounted: bool) -> None:
+    """Whether or not the inventory knows of the mount."""
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/a.xlsx").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mountpoint").write_text(f"#!/bin/sh\nexit {0 if is_mounted else 32}\n", encoding="utf-8")
+    (tmp_path / "bin/mountpoint").chmod(0o755)
+    (tmp_path / "play.yml").write_text(UNINSTALL, encoding="utf-8")
+    (tmp_path / "hosts.yml").write_text("prefect_worker: {hosts: {one: }}", encoding="utf-8")
+    given = {
+        "prefect_worker_sheets_directory": str(tmp_path / "host"),
+        "ansible_python_interpreter": sys.executable,
+    }
+
+    done = ansible(
+        tmp_path / "play.yml", tmp_path / "hosts.yml", given, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "host/a.xlsx").exists() == is_mounted
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., list[str]]:
     """Return a function that runs make, and returns the arguments of each ansible-playbook that it would run."""
