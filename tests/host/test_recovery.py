@@ -118,7 +118,7 @@ def test_a_reboot_brings_everything_back(
 @pytest.mark.thorough
 @pytest.mark.usefixtures("container")
 def test_a_new_container_takes_up_the_data(inventory: "Inventory", server: Host, database: Host) -> None:
-    """`make down` removes the container and keeps its volumes, which `make up` reuses, whatever the accounts' numbers are then."""
+    """`make down` keeps the volumes, which `make up` reuses, even if the accounts have other numbers then."""
     rows = count(database)
     # Some inventories have a volume for PostgreSQL only.
     kept = [account for account in STATES if server.run(f"mountpoint --quiet /var/lib/{account}").rc == 0]

@@ -32,7 +32,7 @@ for file in /etc/biocirv/*.env; do
     variables "$file"
 done
 
-section ls -l --time-style=long-iso /opt/biocirv /opt/biocirv/releases /var/lib/biocirv/dumps
+section ls -l --time-style=long-iso /opt/biocirv /opt/biocirv/releases /var/lib/biocirv/dumps /var/lib/biocirv/removed-rows
 for manifest in /opt/biocirv/current/manifest.json /opt/biocirv/candidate/manifest.json; do
     section cat "$manifest"
 done
