@@ -1,5 +1,6 @@
 """One's own sheets on a host: copied, checked as flows read them, and loaded; and rows that are removed again."""
 
+import csv
 import re
 import shutil
 from collections.abc import Iterator
@@ -37,6 +38,17 @@ def psql(database: Host, statement: str) -> str:
         "cd / && runuser --user postgres -- psql --no-psqlrc -qAtc %s biocirv_db", statement
     )
     return output
+
+
+def other_rows(database: Host) -> set[str]:
+    """Return the names of crops, samples and experiments that are not in the sample sheets."""
+    cells: set[str] = set()
+    for path in SAMPLE.rglob("*.csv"):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            cells.update(" ".join(cell.split()).casefold() for row in csv.reader(file) for cell in row)
+    tables = ("primary_product", "analysis_types", "field_sample", "experiment")
+    names = psql(database, " UNION ".join(f"SELECT name_key FROM {table}" for table in tables)).splitlines()  # noqa: S608
+    return {*names} - cells
 
 
 @pytest.fixture
@@ -107,6 +119,7 @@ def test_own_sheets_are_loaded(inventory: "Inventory", worker: Host, database: H
 @pytest.mark.disruptive
 def test_sheets_that_flows_do_not_read_are_an_error(inventory: "Inventory", worker: Host, folder: Path) -> None:
     """As with the local container, whose flows read the sample sheets."""
+    assert worker.check_output(f"ls -A {DIRECTORY}") == ""
     try:
         code, said = copy(inventory, folder)
     finally:
@@ -119,6 +132,9 @@ def test_sheets_that_flows_do_not_read_are_an_error(inventory: "Inventory", work
 @pytest.mark.disruptive
 def test_rows_are_removed_and_come_back(inventory: "Inventory", server: Host, database: Host, api: "Api") -> None:
     """The revision stays, the dump holds the rows, the work pool goes on, and the next run loads them again."""
+    # In production the rows are somebody's.
+    if other := other_rows(database):
+        pytest.skip(f"the database holds other rows than those of the sample sheets: {', '.join(sorted(other)[:5])}")
     assert inventory.playbook("playbooks/run_etl.yml").returncode == 0
     revision = psql(database, "TABLE alembic_version")
     refused = inventory.playbook("playbooks/remove_rows.yml")
@@ -132,7 +148,7 @@ def test_rows_are_removed_and_come_back(inventory: "Inventory", server: Host, da
     for table in ("primary_product", "field_sample", "observation", "etl_run", "rejected_row"):
         assert psql(database, f"SELECT count(*) FROM {table}") == "0"  # noqa: S608 - names of our own tables
     assert psql(database, "TABLE alembic_version") == revision
-    dump = re.search(r"/var/lib/biocirv/dumps/biocirv_db-\S+\.dump", done.stdout)
+    dump = re.search(r"/var/lib/biocirv/removed-rows/biocirv_db-\S+\.dump", done.stdout)
     assert dump, done.stdout
     listed = server.check_output(f"pg_restore --list {dump[0]}")
     assert "TABLE DATA public observation" in listed
@@ -142,6 +158,7 @@ def test_rows_are_removed_and_come_back(inventory: "Inventory", server: Host, da
     assert "remove rows" in inventory.playbook("playbooks/audit.yml").stdout
     nothing = inventory.playbook("playbooks/remove_rows.yml", "--extra-vars", "remove_rows_confirmed=true")
     assert nothing.returncode == 0
+    server.check_output(f"rm {dump[0]}")
     assert "have no rows. Nothing was changed." in nothing.stdout
 
     assert inventory.playbook("playbooks/run_etl.yml").returncode == 0
@@ -153,7 +170,10 @@ def test_rows_are_removed_and_come_back(inventory: "Inventory", server: Host, da
 def test_rows_are_not_removed_under_a_load(inventory: "Inventory", database: Host, api: "Api") -> None:
     """A load that is not Prefect's, too: it holds a lock, and no row is removed."""
     assert inventory.playbook("playbooks/run_etl.yml").returncode == 0
-    statement = "BEGIN; LOCK TABLE observation IN SHARE MODE; SELECT pg_sleep(600)"
+    # The server does not notice that the client has gone while it sleeps, unless it looks.
+    statement = (
+        "SET client_connection_check_interval = 1000; BEGIN; LOCK TABLE observation IN SHARE MODE; SELECT pg_sleep(600)"
+    )
     database.check_output(
         f"systemd-run --quiet --unit=load --collect --uid=postgres psql --dbname=biocirv_db --command '{statement}'"
     )
