@@ -88,8 +88,8 @@ service-logs: $(VENV)/controller ## show the services' journals of all hosts; FO
 
 logs: service-logs ## the same
 
-sheets: $(VENV)/controller ## copy the sheets of a folder to the workers, and check them there: SHEETS=folder
-	@$(PLAY) playbooks/sheets.yml $(call SHEETS_AS,sheets_folder)
+sheets: $(VENV)/controller ## copy the sheets of a folder to the workers, if every flow could run with them: SHEETS=folder; FORCE=1 copies all the same
+	@$(PLAY) playbooks/sheets.yml $(call SHEETS_AS,sheets_folder)$(if $(filter 1,$(FORCE)), --extra-vars sheets_force=true)
 
 run-etl: $(VENV)/controller ## run the master flow through its deployment and wait for it
 	@$(PLAY) playbooks/run_etl.yml

@@ -122,6 +122,7 @@ def test_sheets_that_flows_do_not_read_are_an_error(inventory: "Inventory", work
     assert worker.check_output(f"ls -A {DIRECTORY}") == ""
     try:
         code, said = copy(inventory, folder)
+        assert worker.check_output(f"ls -A {DIRECTORY}") == ""
     finally:
         worker.check_output(f"find {DIRECTORY} -mindepth 1 -delete")
     assert code != 0

@@ -132,6 +132,38 @@ def test_flows_that_read_other_sheets_are_an_error_where_asked(
     assert check(capsys, folder, **environment)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ("observation=4", "observation could not run: 5 of 410 rows would be rejected, more than the limit of 4 (ETL_"),
+        ("all=1%", "analysis_type could not run: 2 of 24 rows would be rejected, more than the limit of 1%"),
+        ("observation=few", "ETL_REJECTED_LIMITS is 'observation=few'"),
+        ("observations=5", "ETL_REJECTED_LIMITS names 'observations', which is no flow"),
+    ],
+)
+def test_limits_of_rejected_rows_are_those_of_flows(
+    folder: Path, capsys: pytest.CaptureFixture[str], limits: str, says: str
+) -> None:
+    """A flow that rejects more rows than its limit loads nothing; without --as-flows no limit applies."""
+    environment = {"ETL_SOURCE_DIRECTORY": str(folder), "ETL_REJECTED_LIMITS": limits}
+    code, lines = check(capsys, folder, "--as-flows", **environment)
+    assert code == 1
+    assert any(line.startswith(says) for line in lines), lines
+    assert check(capsys, folder, **environment)[0] == 0
+    allowed = {**environment, "ETL_REJECTED_LIMITS": "observation=5"}
+    assert check(capsys, folder, "--as-flows", **allowed)[0] == 0
+
+
+def test_sheets_that_are_to_be_moved_are_judged_at_their_future_place(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / SHEET / "03.0-Experiments.csv").unlink()
+    code, lines = check(capsys, "--as-flows", "--at", "/srv/later", folder, ETL_SOURCE_DIRECTORY="/srv/later")
+    assert code == 1
+    assert lines[-1].startswith("analysis_type, experiment could not run: ")
+    assert not any(str(folder) in line for line in lines)
+
+
 def test_flows_that_read_these_sheets_are_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(capsys, folder, "--as-flows", ETL_SOURCE_DIRECTORY=f"{folder}/.")[0] == 0
 

@@ -18,10 +18,10 @@ SHEET = "Aim 1-Feedstock Collection and Processing Data-BioCirV"
 Done = subprocess.CompletedProcess[str]
 
 
-def ansible(play: Path, inventory: Path, variables: dict[str, object], **environment: str) -> Done:
+def ansible(play: Path, inventory: Path, variables: dict[str, object], *options: str, **environment: str) -> Done:
     """Run a play."""
     return subprocess.run(
-        ["ansible-playbook", "--inventory", str(inventory), str(play), "--extra-vars", json.dumps(variables)],
+        ["ansible-playbook", "--inventory", str(inventory), str(play), "--extra-vars", json.dumps(variables), *options],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.json", **environment},
         capture_output=True,
@@ -146,13 +146,17 @@ def test_hosts_mount_nothing(container: Container, tmp_path: Path) -> None:
     refused = ansible(container.play, ROOT / "inventory/cluster.example", {"container_sheets_folder": str(folder)})
 
     assert refused.returncode != 0
-    assert "`make sheets SHEETS=folder" in message(refused)
+    assert "`make sheets SHEETS=folder INVENTORY=inventory/cluster.example` copies" in message(refused)
 
 
 # Runs the check with this interpreter, in place of systemd with that of a release.
 SYSTEMD_RUN = f"""#!/bin/sh
 while [ "${{1#--}}" != "$1" ]; do shift; done
 shift
+for argument; do
+    [ "$before" != --at ] || export ETL_SOURCE_DIRECTORY="$argument"
+    before=$argument
+done
 cd {ROOT} && exec {sys.executable} "$@"
 """
 WITHOUT_CHECK = """#!/bin/sh
@@ -176,19 +180,22 @@ Copy = Callable[..., Done]
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
-    """Return a function that runs the role's tasks here, as workers that share the directory ``host``."""
-    (tmp_path / "host").mkdir()
+    """Return a function that runs the role's tasks here, as workers, each with a directory of its name."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "play.yml").write_text(PLAY, encoding="utf-8")
 
-    def run(folder: object, *workers: str, systemd_run: str = SYSTEMD_RUN, **variables: object) -> Done:
+    def run(
+        folder: object, *workers: str, systemd_run: str = SYSTEMD_RUN, check: bool = False, **variables: object
+    ) -> Done:
         hosts = {"prefect_worker": {"hosts": dict.fromkeys(workers or ["one"])}}
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts), encoding="utf-8")
+        for worker in workers or ["one"]:
+            (tmp_path / worker).mkdir(exist_ok=True)
         (tmp_path / "bin/systemd-run").write_text(systemd_run, encoding="utf-8")
         (tmp_path / "bin/systemd-run").chmod(0o755)
         given = {
             "sheets_folder": str(folder),
-            "prefect_worker_sheets_directory": str(tmp_path / "host"),
+            "prefect_worker_sheets_directory": f"{tmp_path}/{{{{ inventory_hostname }}}}",
             "ansible_python_interpreter": sys.executable,
             "__prefect_worker_sheets_group": grp.getgrgid(os.getegid()).gr_name,
             **variables,
@@ -197,11 +204,9 @@ def copy(tmp_path: Path) -> Copy:
             tmp_path / "play.yml",
             tmp_path / "hosts.yml",
             given,
+            *["--check"] * check,
             PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
             ETL_SOURCE="",
-            ETL_SOURCE_DIRECTORY=str(tmp_path / "host"),
-            # The workers are one machine: one after the other.
-            ANSIBLE_FORKS="1",
             TMPDIR=str(tmp_path),
         )
 
@@ -217,28 +222,65 @@ def test_sheets_are_copied_checked_and_reported_once(copy: Copy, tmp_path: Path)
 
     assert done.returncode == 0, done.stdout
     said = message(done)
-    assert f"Copied to {tmp_path / 'host'} on one, two: {SHEET} (" in said
+    assert f"Copied to {tmp_path / 'one'} on one, two: {SHEET} (" in said
     assert "Ignored, because they are no sheets: notes.txt." in said
     assert said.count("336 rows, for observation") == 1
     assert "\none, two:\n" in said
     assert "row 63, 'n.d.': Value is not a number" in said
     assert said.rstrip().endswith("`make run-etl` loads the sheets.")
-    assert len([*(tmp_path / "host" / SHEET).iterdir()]) == 4
+    assert len([*(tmp_path / "two" / SHEET).iterdir()]) == 4
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [SHEET]
+    assert f"New or changed: {SHEET}/01-BasicSampleInfo.csv, " in said
     assert not [*tmp_path.glob("biocirv-sheets-*")]
     assert not [*Path("/var/tmp").glob("biocirv-sheets-*")]  # noqa: S108 - it is where hosts get the copy
 
 
-def test_sheets_that_stop_a_flow_fail_the_command(copy: Copy, tmp_path: Path) -> None:
+def test_sheets_that_stop_a_flow_replace_none(copy: Copy, tmp_path: Path) -> None:
+    """Unless that is asked for; what is removed is named."""
     folder = own_sheets(tmp_path / "sheets")
+    assert copy(folder).returncode == 0
     (folder / SHEET / "03.0-Experiments.csv").unlink()
 
-    done = copy(folder)
+    refused = copy(folder)
+
+    assert refused.returncode != 0
+    assert "A flow could not run with these sheets on one" in message(refused)
+    shown = next(str(result["msg"]) for name, result in results(refused) if "Show what was copied" in name)
+    assert "analysis_type, experiment could not run: Worksheet '03.0-Experiments'" in shown
+    assert "Nothing was changed." in shown
+    assert str(tmp_path / "one/.sheets-") not in shown
+    assert "make run-etl" not in shown
+    assert len([*(tmp_path / "one" / SHEET).iterdir()]) == 4
+
+    forced = copy(folder, prefect_worker_sheets_force=True)
+
+    assert forced.returncode == 0, forced.stdout
+    assert f"Removed, because the sheets no longer have them: {SHEET}/03.0-Experiments.csv." in message(forced)
+    assert "make run-etl" not in message(forced)
+    assert len([*(tmp_path / "one" / SHEET).iterdir()]) == 3
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [SHEET]
+
+
+def test_workers_that_keep_their_sheets_are_named(copy: Copy, tmp_path: Path) -> None:
+    """Flows could run on any of them, so that no run is recommended."""
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/Lab").symlink_to("/nowhere")
+    (tmp_path / "two/.sheets-before").touch()
+
+    done = copy(own_sheets(tmp_path / "sheets"), "one", "two", "three")
 
     assert done.returncode != 0
-    assert "A flow could not run with the sheets on one" in message(done)
-    shown = [str(result["msg"]) for name, result in results(done) if "Show what was copied" in name]
-    assert "analysis_type, experiment could not run: Worksheet '03.0-Experiments'" in shown[0]
-    assert "make run-etl" not in shown[0]
+    said = next(str(result["msg"]) for name, result in results(done) if "Show what was copied" in name)
+    assert "on one, three: " in said
+    assert "The sheets from before are still on two," in said
+    assert "make run-etl" not in said
+
+
+def test_sheets_have_no_check_mode(copy: Copy, tmp_path: Path) -> None:
+    done = copy(own_sheets(tmp_path / "sheets"), check=True)
+    assert done.returncode != 0
+    assert "have no check mode" in message(done)
+    assert not [*(tmp_path / "one").iterdir()]
 
 
 def test_an_application_without_a_check_gets_its_sheets(copy: Copy, tmp_path: Path) -> None:
@@ -246,7 +288,7 @@ def test_an_application_without_a_check_gets_its_sheets(copy: Copy, tmp_path: Pa
 
     assert done.returncode == 0, done.stdout
     assert "has no module ca_biositing.pipeline.check that checks sheets: they were copied only." in message(done)
-    assert (tmp_path / "host" / SHEET).is_dir()
+    assert (tmp_path / "one" / SHEET).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -265,7 +307,7 @@ def test_what_cannot_be_copied_changes_nothing(
 
     assert done.returncode != 0
     assert any(says in str(result.get("msg")) for _, result in results(done)), done.stdout
-    assert not [*(tmp_path / "host").iterdir()]
+    assert not [*(tmp_path / "one").iterdir()]
 
 
 UNINSTALL = PLAY.replace('sheets_folder: "{{ sheets_folder }}"', "uninstall_data: true").replace(
@@ -326,6 +368,10 @@ def test_make_passes_the_folder_as_it_is(make: Callable[..., list[str]], folder:
         f"--inventory inventory/local containers/create.yml --extra-vars {variable}",
         "--inventory inventory/local site.yml",
     ]
+
+
+def test_make_forces_only_when_asked(make: Callable[..., list[str]]) -> None:
+    assert make("sheets", "SHEETS=a", "FORCE=1")[0].endswith('{"sheets_folder": "a"} --extra-vars sheets_force=true')
 
 
 def test_make_without_a_folder_names_none(make: Callable[..., list[str]]) -> None:

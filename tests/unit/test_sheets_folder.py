@@ -3,7 +3,7 @@
 import grp
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ Run = Callable[..., dict[str, Any]]
 def look(run_module: Run, tmp_path: Path) -> Run:
     """Return a function that looks into the folder ``sheets``."""
     return lambda **options: run_module(
-        "prefect_worker/library/sheets_folder.py", folder=str(tmp_path / "sheets"), **options
+        "prefect_worker/library/sheets_folder.py", **{"folder": str(tmp_path / "sheets"), **options}
     )
 
 
@@ -87,9 +87,11 @@ def test_sheets_are_found_and_the_rest_is_said_to_be_ignored(look: Run, tmp_path
         (["a.csv"], "holds csv files itself."),
         (["Lab/a.csv", "Lab.xlsx"], "The sheet 'Lab' is there twice, as csv files in "),
         (["Lab/a.csv", "Lab/b.csv/"], "Lab/b.csv is no file."),
+        (["Lab/a.CSV"], "Lab/a.CSV would not be read, because of its capitals: rename it to a.csv."),
+        (["Lab.XLSX"], "Lab.XLSX would not be read, because of its capitals: rename it to Lab.xlsx."),
         (["Lab/a\n.csv"], "has a name with characters that cannot be shown: rename it."),
     ],
-    ids=["missing", "empty", "other-files", "the-sheet-itself", "twice", "folder-as-file", "line-break"],
+    ids=["missing", "empty", "other-files", "the-sheet-itself", "twice", "folder-as-file", "CSV", "XLSX", "line-break"],
 )
 def test_a_folder_without_usable_sheets_is_refused(
     look: Run, tmp_path: Path, paths: list[str] | None, says: str
@@ -109,6 +111,33 @@ def test_names_that_cannot_be_shown_are_ignored_in_ascii(look: Run, tmp_path: Pa
     fill(tmp_path / "sheets", "Lab/a.csv")
     (Path(os.fsdecode(bytes(tmp_path / "sheets") + b"/\xff\n.txt"))).touch()
     assert look()["ignored"] == [r"'\udcff\n.txt'"]
+
+
+def test_a_folder_that_cannot_be_read_is_ignored_with_the_reason(
+    load_plugin: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as somebody else's, or lost+found; root can read it all the same, so that the test must pretend."""
+    module = load_plugin("prefect_worker/library/sheets_folder.py")
+    folder = fill(tmp_path / "sheets", "Lab/a.csv", "lost+found/")
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    found = module.look(folder)
+    assert found.ignored == ["lost+found/ (Permission denied)"]
+    assert found.files() == [Path("Lab/a.csv")]
+
+
+def test_only_names_in_the_folder_must_be_shown(look: Run, tmp_path: Path) -> None:
+    """Those of the folders above it are not copied."""
+    odd = tmp_path / "odd\n"
+    odd.mkdir()
+    fill(odd / "sheets", "Lab/a.csv")
+    assert look(folder=str(odd / "sheets"))["files"] == ["Lab/a.csv"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(look: Run, tmp_path: Path) -> None:

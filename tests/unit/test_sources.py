@@ -328,3 +328,17 @@ def test_all_sources_read_the_same(tmp_path: Path, source: str) -> None:
             assert [worksheet.header, *worksheet.rows] == texts
             assert worksheet.progress() == 1.0
         assert opened.worksheets("Lab") == ["Samples"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("", "Lab/B.CSV"), ("csv", "Lab/B.Csv"), ("", "Lab.XLSX"), ("xlsx", "Lab.XLSX")]
+)
+def test_a_suffix_in_capitals_is_named_with_the_right_one(tmp_path: Path, kind: str, name: str) -> None:
+    """Otherwise its rows would silently be missing."""
+    (tmp_path / "Lab").mkdir()
+    (tmp_path / "Lab/A.csv").touch()
+    (tmp_path / name).touch()
+    source = source_from_environment({"ETL_SOURCE": kind, "ETL_SOURCE_DIRECTORY": str(tmp_path)})
+    right = Path(name).stem + Path(name).suffix.lower()
+    with pytest.raises(ExtractError, match=f"{name} is not read, because of its capitals: rename it to {right}"):
+        source.worksheets("Lab")

@@ -60,13 +60,13 @@ def is_passed_over(path: Path) -> bool:
 
 
 def find(folder: Path) -> Found:
-    """Return what is in a folder.
+    """Return what is in a folder. A folder in it that cannot be read is ignored, with the reason.
 
-    Raises OSError if a part of it cannot be read.
+    Raises OSError if the folder itself cannot be read.
     """
     found = Found()
     for entry in sorted(folder.iterdir()):
-        if is_passed_over(entry) or not (entry.is_dir() or entry.suffix == ".xlsx"):
+        if is_passed_over(entry) or not (entry.is_dir() or entry.suffix.lower() == ".xlsx"):
             found.ignored.append(entry.name + "/" * entry.is_dir())
         elif entry.is_dir():
             find_worksheets(folder, entry, found)
@@ -77,8 +77,12 @@ def find(folder: Path) -> Found:
 
 def find_worksheets(folder: Path, sheet: Path, found: Found) -> None:
     """Add the csv files of a folder's folder, or ignore it as a whole if it has none."""
-    entries = sorted(sheet.iterdir())
-    worksheets = [entry for entry in entries if entry.suffix == ".csv" and not is_passed_over(entry)]
+    try:
+        entries = sorted(sheet.iterdir())
+    except OSError as error:
+        found.ignored.append(f"{sheet.name}/ ({error.strerror})")
+        return
+    worksheets = [entry for entry in entries if entry.suffix.lower() == ".csv" and not is_passed_over(entry)]
     if not worksheets:
         found.ignored.append(f"{sheet.name}/")
         return
@@ -96,8 +100,10 @@ def add(folder: Path, path: Path, sheet: str, kind: str, found: Found) -> None:
         found.problems.append(f"{path} is a link: put what it leads to there itself.")
     elif not path.is_file():
         found.problems.append(f"{path} is no file.")
-    elif not str(path).isprintable():
+    elif not str(path.relative_to(folder)).isprintable():
         found.problems.append(f"{str(path)!r} has a name with characters that cannot be shown: rename it.")
+    elif path.suffix != f".{kind}":
+        found.problems.append(f"{path} would not be read, because of its capitals: rename it to {path.stem}.{kind}.")
     else:
         found.sheets.setdefault(sheet, {}).setdefault(kind, []).append(path.relative_to(folder))
 

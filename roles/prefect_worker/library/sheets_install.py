@@ -8,6 +8,7 @@ import filecmp
 import grp
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from contextlib import contextmanager
@@ -29,8 +30,13 @@ options:
   archive: {type: path, required: true, description: The archive.}
   directory: {type: path, required: true, description: The directory, which exists.}
   group: {type: str, required: true, description: Group that may read the sheets; nobody else may.}
+  prepare:
+    type: bool
+    default: false
+    description: Only build the directory as it would be, as a hidden one in it, which the next run removes.
 """
 RETURN = r"""
+prepared: {type: str, returned: always, description: The directory that was prepared, or empty.}
 written: {type: list, elements: str, returned: always, description: Files that were written.}
 removed: {type: list, elements: str, returned: always, description: Files that were removed.}
 """
@@ -133,6 +139,19 @@ def install(archive: Path, directory: Path, group: str) -> tuple[list[str], list
     return [path.as_posix() for path in written], [str(each.relative_to(directory)) for each in removed]
 
 
+def prepare(archive: Path, directory: Path, group: str) -> Path:
+    """Build the directory as it would be with the sheets, with links to files that would stay; return its path."""
+    with alone(directory):
+        present = sorted(directory.iterdir())
+        prepared = Path(tempfile.mkdtemp(dir=directory, prefix=STAGING))
+        os.chown(prepared, -1, grp.getgrnam(group).gr_gid)
+        prepared.chmod(0o750)
+        if present:
+            subprocess.run(["cp", "--archive", "--link", "--", *present, prepared], check=True)
+        install(archive, prepared, group)
+    return prepared
+
+
 def place(staged: Path, directory: Path, path: Path, gid: int) -> None:
     """Move a file to its place, at once; make its folder where there is none."""
     target = directory / path
@@ -150,16 +169,20 @@ def main() -> None:
             "archive": {"type": "path", "required": True},
             "directory": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
+            "prepare": {"type": "bool", "default": False},
         }
     )
     directory = Path(module.params["directory"])
     try:
         if not directory.is_dir():
             raise InstallError(f"There is no directory {directory}: a converge, `make start-services`, makes it.")
-        written, removed = install(Path(module.params["archive"]), directory, module.params["group"])
-    except (InstallError, KeyError, OSError, tarfile.TarError) as error:
+        arguments = Path(module.params["archive"]), directory, module.params["group"]
+        if module.params["prepare"]:
+            module.exit_json(changed=False, prepared=str(prepare(*arguments)), written=[], removed=[])
+        written, removed = install(*arguments)
+    except (InstallError, KeyError, OSError, subprocess.SubprocessError, tarfile.TarError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(written or removed), written=written, removed=removed)
+    module.exit_json(changed=bool(written or removed), prepared="", written=written, removed=removed)
 
 
 if __name__ == "__main__":

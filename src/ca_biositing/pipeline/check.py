@@ -18,9 +18,11 @@ from operator import attrgetter
 from pathlib import Path
 from pkgutil import iter_modules
 
+from ca_biositing.datamodels.database import SettingsError
 from ca_biositing.pipeline import flows
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, worksheets
+from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit, check_limits, limit_from_environment
 from ca_biositing.pipeline.etl.validate import Validator
 from ca_biositing.pipeline.sources import ExtractError, Source, source_from_environment
 from ca_biositing.pipeline.sources.folder import Folder
@@ -74,15 +76,24 @@ def check(dataset: Dataset, source: Source) -> list[Finding]:
     return findings
 
 
-def report(source: Source, sheets: Sequence[str], checked: Sequence[Dataset]) -> tuple[list[str], bool]:
-    """Return the lines of a report on the sheets, and whether every flow could run."""
+def report(
+    source: Source, sheets: Sequence[str], checked: Sequence[Dataset], limits: Mapping[str, Limit | None]
+) -> tuple[list[str], bool]:
+    """Return the lines of a report on the sheets, and whether every flow could run with its limit of rejected rows."""
     findings: list[Finding] = []
     failures: dict[str, list[str]] = {}
     for dataset in checked:
         try:
-            findings += check(dataset, source)
+            found = check(dataset, source)
         except ExtractError as error:
             failures.setdefault(str(error), []).append(dataset.name)
+            continue
+        findings += found
+        read, rejected = sum(each.rows for each in found), sum(each.rejected for each in found)
+        limit = limits.get(dataset.name)
+        if limit and limit.is_exceeded(read, rejected):
+            reason = f"{rejected:,} of {read:,} rows would be rejected, more than the limit of {limit} ({VARIABLE})"
+            failures.setdefault(reason, []).append(dataset.name)
     lines = []
     for sheet in sheets:
         lines += [sheet, *_worksheets(sheet, source, findings), ""]
@@ -108,20 +119,28 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     parser.add_argument(
         "--as-flows",
         action="store_true",
-        help="also fail where ETL_SOURCE or ETL_SOURCE_DIRECTORY make flows read other sheets than these",
+        help="also fail where ETL_SOURCE or ETL_SOURCE_DIRECTORY make flows read other sheets than these, or where "
+        f"{VARIABLE} allows fewer rejected rows",
     )
+    parser.add_argument("--at", type=Path, metavar="FOLDER", help="the folder that the sheets will be in, if not there")
     given = parser.parse_args(arguments)
+    at = given.at or given.directory
     # Flows read only the kind of file that the environment names; of Google there is nothing in a folder.
     kind = environment.get("ETL_SOURCE", "").replace("google", "")
+    names = [dataset.name for dataset in datasets()]
     try:
+        limits = {}
+        if given.as_flows:
+            check_limits(names, environment)
+            limits = {name: limit_from_environment(name, environment) for name in names}
         source = source_from_environment({"ETL_SOURCE": kind, "ETL_SOURCE_DIRECTORY": str(given.directory)})
-        lines, runs = report(source, Folder(given.directory).sheets(), datasets())
-    except ExtractError as error:
+        lines, runs = report(source, Folder(given.directory).sheets(), datasets(), limits)
+    except (ExtractError, SettingsError) as error:
         lines, runs = [str(error)], False
-    if given.as_flows and (other := _other_source(given.directory, environment)):
+    if given.as_flows and (other := _other_source(at, environment)):
         lines.append(other)
         runs = False
-    print("\n".join(lines))
+    print("\n".join(lines).replace(str(given.directory), str(at)))
     return 0 if runs else 1
 
 

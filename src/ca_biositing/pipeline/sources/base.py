@@ -85,3 +85,15 @@ def unreadable(what: str, error: OSError) -> ExtractError:
     return ExtractError(
         f"{what} cannot be read: {error.strerror}. Give the account that runs the flow the right to read it{home}"
     )
+
+
+def refuse_other_case(entries: Iterable[Path], suffix: str) -> None:
+    """Refuse files whose suffix differs from ``suffix`` only in case, because they would not be read.
+
+    Raises:
+        ExtractError: there is such a file.
+
+    """
+    for entry in sorted(entries):
+        if entry.suffix != suffix and entry.suffix.lower() == suffix and not entry.name.startswith((".", "~$")):
+            raise ExtractError(f"{entry} is not read, because of its capitals: rename it to {entry.stem}{suffix}")

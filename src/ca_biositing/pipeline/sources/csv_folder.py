@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
-from ca_biositing.pipeline.sources.base import ExtractError, Worksheet, alternatives, no_folder, unreadable
+from ca_biositing.pipeline.sources.base import (
+    ExtractError,
+    Worksheet,
+    alternatives,
+    no_folder,
+    refuse_other_case,
+    unreadable,
+)
 
 # After an unclosed quote the rest of the file is one cell. The limit fails before memory is exhausted.
 _MAX_CELL_CHARACTERS = 64 * 1024 * 1024
@@ -33,7 +40,9 @@ class CsvFolder:
                     "Put the sheet's worksheets there as csv files, one <worksheet>.csv for each"
                 )
             # Not glob, which takes a folder that it may not read for an empty one.
-            return sorted(entry.stem for entry in folder.iterdir() if entry.suffix == ".csv")
+            entries = [*folder.iterdir()]
+            refuse_other_case(entries, ".csv")
+            return sorted(entry.stem for entry in entries if entry.suffix == ".csv")
         except OSError as error:
             raise unreadable(f"Sheet '{sheet}' ({folder})", error) from error
 

@@ -5,7 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ca_biositing.pipeline.sources.base import ExtractError, Source, Worksheet, alternatives, no_folder, unreadable
+from ca_biositing.pipeline.sources.base import (
+    ExtractError,
+    Source,
+    Worksheet,
+    alternatives,
+    no_folder,
+    refuse_other_case,
+    unreadable,
+)
 from ca_biositing.pipeline.sources.csv_folder import CsvFolder
 
 
@@ -25,6 +33,7 @@ class Folder:
         try:
             # Excel keeps a file ~$name.xlsx beside a workbook that is open.
             entries = [entry for entry in self.directory.iterdir() if not entry.name.startswith((".", "~$"))]
+            refuse_other_case(entries, ".xlsx")
             return sorted({each.stem if each.suffix == ".xlsx" else each.name for each in entries if _is_sheet(each)})
         except (FileNotFoundError, NotADirectoryError):
             raise ExtractError(no_folder(self.directory)) from None

@@ -10,7 +10,14 @@ from openpyxl import load_workbook
 from openpyxl.utils.escape import unescape
 from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
-from ca_biositing.pipeline.sources.base import ExtractError, Worksheet, alternatives, no_folder, unreadable
+from ca_biositing.pipeline.sources.base import (
+    ExtractError,
+    Worksheet,
+    alternatives,
+    no_folder,
+    refuse_other_case,
+    unreadable,
+)
 from ca_biositing.pipeline.sources.cells import row_texts
 
 _ZIP = b"PK"
@@ -70,6 +77,7 @@ class WorkbookFolder:
     def _missing(self, sheet: str) -> str:
         if not self.directory.is_dir():
             return no_folder(self.directory)
+        refuse_other_case(self.directory.glob("*"), ".xlsx")
         # Excel keeps a file ~$name.xlsx beside a workbook that is open.
         sheets = (entry.stem for entry in self.directory.glob("*.xlsx") if not entry.name.startswith("~$"))
         return (
