@@ -146,7 +146,8 @@ def test_hosts_mount_nothing(container: Container, tmp_path: Path) -> None:
     refused = ansible(container.play, ROOT / "inventory/cluster.example", {"container_sheets_folder": str(folder)})
 
     assert refused.returncode != 0
-    assert "`make sheets SHEETS=folder INVENTORY=inventory/cluster.example` copies" in message(refused)
+    inventory = os.path.relpath(ROOT / "inventory/cluster.example", container.play.parents[1])
+    assert f"`make sheets SHEETS=folder INVENTORY={inventory}` copies" in message(refused)
 
 
 # Runs the check with this interpreter, in place of systemd with that of a release.
@@ -325,7 +326,7 @@ def test_uninstalling_removes_no_mounted_sheets(tmp_path: Path, *, is_mounted: b
     (tmp_path / "bin/mountpoint").chmod(0o755)
     (tmp_path / "play.yml").write_text(UNINSTALL, encoding="utf-8")
     (tmp_path / "hosts.yml").write_text("prefect_worker: {hosts: {one: }}", encoding="utf-8")
-    given = {
+    given: dict[str, object] = {
         "prefect_worker_sheets_directory": str(tmp_path / "host"),
         "ansible_python_interpreter": sys.executable,
     }

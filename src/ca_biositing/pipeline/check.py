@@ -89,10 +89,10 @@ def report(
             failures.setdefault(str(error), []).append(dataset.name)
             continue
         findings += found
-        read, rejected = sum(each.rows for each in found), sum(each.rejected for each in found)
+        read, refused = sum(each.rows for each in found), sum(each.rejected for each in found)
         limit = limits.get(dataset.name)
-        if limit and limit.is_exceeded(read, rejected):
-            reason = f"{rejected:,} of {read:,} rows would be rejected, more than the limit of {limit} ({VARIABLE})"
+        if limit and limit.is_exceeded(read, refused):
+            reason = f"{refused:,} of {read:,} rows would be rejected, more than the limit of {limit} ({VARIABLE})"
             failures.setdefault(reason, []).append(dataset.name)
     lines = []
     for sheet in sheets:
