@@ -118,7 +118,7 @@ def test_a_converge_without_the_database_fails_and_says_so(inventory: "Inventory
     said = " ".join(failed.stdout.split())
     assert "The database does not answer: " in said, failed.stdout
     assert "Connection refused" in said
-    assert "`make check-db-health`" in said
+    assert "`make check-db-health" in said
 
 
 @pytest.mark.thorough

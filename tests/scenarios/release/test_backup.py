@@ -87,7 +87,7 @@ def test_a_backup_is_the_caller_s_alone_and_leaves_nothing_on_the_host(dumps: di
         ("torn", "cannot be read: pg_restore: error: "),
         ("stranger", "is a dump of biocirv_xx, and the databases of the platform are biocirv_db, prefect_db."),
         ("future", "does not know: deploy the release that it is of, or a newer one, first."),
-        ("unconfirmed", "Type yes, or where nobody can be asked, `make restore CONFIRM=1`."),
+        ("unconfirmed", "Type yes, or where nobody can be asked, `make restore CONFIRM=1 FILE="),
     ],
 )
 def test_what_cannot_be_restored_is_refused_before_any_change(

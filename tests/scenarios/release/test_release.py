@@ -209,10 +209,10 @@ def test_a_switch_and_the_way_back_lose_nothing(
     first = current(server)
     before = processes(server)[0]
     package = source / "src/ca_biositing/pipeline/flows/load.py"
+    message = "{rejected}{accounting}"
     text = package.read_text(encoding="utf-8")
-    package.write_text(
-        text.replace("message=str(accounting)", 'message=f"{accounting}, by the second"'), encoding="utf-8"
-    )
+    assert text.count(message) == 1
+    package.write_text(text.replace(message, f"{message}, by the second"), encoding="utf-8")
     client = Client(api, runs=4)
     client.start()
 
