@@ -305,6 +305,26 @@ def test_a_long_load_shows_its_progress(prefect: SyncPrefectClient, monkeypatch:
     assert "410 rows read" in str(progress.description)
 
 
+@pytest.mark.usefixtures("prefect", "migrated_database", "source")
+def test_a_load_asks_for_no_concurrency_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect asks for slots of the limits of a task's tags, which takes longer than a small load."""
+    asked = []
+    deliver = httpx.AsyncHTTPTransport.handle_async_request
+
+    async def note(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return await deliver(transport, request)
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", note)
+
+    state: State[State[object]] = master_flow(return_state=True)
+
+    assert state.is_completed()
+    # The task run of each sub-flow run.
+    assert asked.count("/api/task_runs/") == len(AVAILABLE_FLOWS)
+    assert [path for path in asked if "concurrency" in path] == []
+
+
 class Sulking:
     """A source that does not answer at first."""
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
+from biocirv_worker import times
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -25,6 +26,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.states import Cancelling, Crashed
 
 from tests.integration.worker_application.notes import read_notes
@@ -33,6 +35,9 @@ from tests.limits import limit as limited
 from tests.limits import wait_until
 
 Note = dict[str, Any]
+
+# As the role sets it.
+HEARTBEATS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(times.HEARTBEAT)}
 
 
 class Pool:
@@ -161,7 +166,7 @@ def shared(
     with ExitStack() as stack:
         programs = Programs(client, prefect_server, tmp_path_factory.mktemp("workers"), stack)
         yield {
-            "plain": [programs.start("plain")],
+            "plain": [programs.start("plain", environment=HEARTBEATS)],
             "hasty": [programs.start("hasty", name=name, seconds=HASTY) for name in ("first", "second")],
         }
 
@@ -259,6 +264,28 @@ def test_forks_find_prefect_and_the_application_imported(two_reports: list[Note]
         assert report["at_start"]["prefect.flow_engine"] is True
         assert report["at_start"]["imported by"] == report["parent"]["pid"]
     assert len({report["at_start"]["token"] for report in two_reports}) == 1
+
+
+def test_a_flow_run_and_its_sub_flow_run_send_heartbeats(
+    plain: Pool, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """The server considers one without them crashed."""
+    run = plain.start("flows.py:family", tmp_path)
+    parts = plain.notes(tmp_path, "part", 2)
+
+    family = {f"prefect.flow-run.{part['flow_run']}" for part in parts}
+    assert len(family) == 2
+    assert f"prefect.flow-run.{run}" in family
+    heartbeats = EventFilter(
+        event=EventNameFilter(name=["prefect.flow-run.heartbeat"]), resource=EventResourceFilter(id=list(family))
+    )
+
+    def senders() -> set[str]:
+        return {event.resource.id for event in client.read_events(heartbeats, limit=10).events}
+
+    plain.worker.wait_until(lambda: senders() == family, "heartbeats of both")
+    (tmp_path / "go").touch()
+    assert plain.wait_for_end(run).name == "Completed"
 
 
 def test_a_library_that_starts_a_thread_is_left_to_the_flow_runs(plain: Pool, tmp_path: Path) -> None:

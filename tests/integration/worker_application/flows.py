@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.events.worker import EventsWorker
 from prefect.flows import Flow
+from prefect.runtime import flow_run
 
 # The test must have ended by then.
 _WAIT_SECONDS = 300 * float(os.environ.get("TEST_SLOWNESS", "1"))
@@ -68,7 +69,7 @@ def ignores_sigterm(notes: str) -> None:
 @task(cache_policy=NO_CACHE)
 def part(notes: str) -> None:
     """Wait for the file `go`, as a task."""
-    note(notes, "part")
+    note(notes, "part", flow_run=flow_run.get_id())
     _wait(notes)
 
 

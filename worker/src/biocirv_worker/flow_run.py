@@ -15,10 +15,12 @@ _OOM_SCORE_OFFSET = 200
 
 def main() -> None:
     """Run the flow run that the environment names, as ``python -m prefect.engine`` does."""
+    from biocirv_worker.internals import heartbeats
     from biocirv_worker.outbox import keep_events
 
     _raise_oom_score()
     keep_events()
+    heartbeats.let_flow_runs_go()
     sys.argv = [ENGINE]
     sys.modules.pop(ENGINE, None)
     runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)

@@ -91,6 +91,7 @@ def _prepare() -> str:
             "prefect.task_engine",
             "prefect.workers.process",
             "biocirv_worker.flow_run",
+            "biocirv_worker.internals.heartbeats",
             "biocirv_worker.outbox",
         ]
     )

@@ -17,6 +17,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TagsContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -45,7 +46,9 @@ def load(dataset: Dataset) -> State[Accounting]:
     Completed with the accounting as data and message, even if rows were rejected, which the message then begins with;
     Failed with the reason as message if nothing was loaded.
     """
-    state: State[Any] = _load.with_options(name=f"load {dataset.name}")(dataset, return_state=True)
+    # Tags are for flow runs: before a task with tags, Prefect asks the API for a slot of each one's concurrency limit.
+    with TagsContext():
+        state: State[Any] = _load.with_options(name=f"load {dataset.name}")(dataset, return_state=True)
     if not state.is_completed():
         return Failed(message=state.message)
     accounting = state.result()
@@ -58,7 +61,6 @@ def _is_transient(_task: object, _task_run: object, state: State[object]) -> boo
 
 
 @task(
-    tags=["etl"],
     retries=len(_RETRY_DELAYS_SECONDS),
     retry_delay_seconds=_RETRY_DELAYS_SECONDS,
     retry_condition_fn=_is_transient,
