@@ -280,19 +280,27 @@ def test_an_unreachable_host_gets_advice(inventory: "Inventory") -> None:
 
 @pytest.mark.thorough
 def test_a_proxy_reaches_apt_and_the_services(inventory: "Inventory") -> None:
-    """The test uses check mode, as there is no proxy."""
-    done = inventory.playbook(
-        "site.yml",
-        "--check",
-        "--diff",
-        "--extra-vars",
-        '{"https_proxy": "http://proxy.test:3128", "no_proxy": "lan.test"}',
-    )
+    """The test uses check mode, as what answers at the address is no proxy; where nothing does, it is refused."""
+    proxy = "http://127.0.0.1:3128"
+    options = ("site.yml", "--check", "--diff", "--extra-vars", f'{{"https_proxy": "{proxy}", "no_proxy": "lan.test"}}')
+    refused = inventory.playbook(*options)
+    assert refused.returncode != 0
+    said = " ".join(refused.stdout.split())
+    assert "https_proxy names 127.0.0.1:3128, where nothing answers the host" in said, refused.stdout
+    hosts = [inventory.host_named(name) for name in inventory.all_names()]
+    try:
+        for host in hosts:
+            host.check_output("systemd-run --quiet --unit=stand-in-proxy python3 -m http.server 3128 --bind 127.0.0.1")
+            host.check_output("timeout 60 bash -c 'until </dev/tcp/127.0.0.1/3128; do sleep 0.1; done' 2>/dev/null")
+        done = inventory.playbook(*options)
+    finally:
+        for host in hosts:
+            host.run("systemctl stop stand-in-proxy")
     assert done.returncode == 0, done.stdout
-    assert '+Acquire::https::Proxy "http://proxy.test:3128";' in done.stdout
+    assert f'+Acquire::https::Proxy "{proxy}";' in done.stdout
     assert '+Acquire::http::Proxy::lan.test "DIRECT";' in done.stdout
     # The environment files of server, schema and worker change too; their content is not shown, as it is secret.
-    assert "proxy.test" not in re.sub(r"(?m)^\+Acquire.*$", "", done.stdout)
+    assert ":3128" not in re.sub(r"(?m)^\+Acquire.*$", "", done.stdout)
     assert recap(done.stdout)[0] >= 4
 
 
