@@ -167,6 +167,7 @@ def test_verbose_is_ansible_s_own_output(playbook: Path) -> None:
     assert not (playbook.parent / "logs").exists()
 
 
+@pytest.mark.thorough
 def test_only_the_newest_logs_are_kept(playbook: Path) -> None:
     for _ in range(4):
         run(playbook)

@@ -236,6 +236,7 @@ def test_sheets_are_copied_checked_and_reported_once(copy: Copy, tmp_path: Path)
     assert not [*Path("/var/tmp").glob("biocirv-sheets-*")]  # noqa: S108 - it is where hosts get the copy
 
 
+@pytest.mark.thorough
 def test_sheets_that_stop_a_flow_replace_none(copy: Copy, tmp_path: Path) -> None:
     """Unless that is asked for; what is removed is named."""
     folder = own_sheets(tmp_path / "sheets")
@@ -262,6 +263,7 @@ def test_sheets_that_stop_a_flow_replace_none(copy: Copy, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "one").iterdir()] == [SHEET]
 
 
+@pytest.mark.thorough
 def test_workers_that_keep_their_sheets_are_named(copy: Copy, tmp_path: Path) -> None:
     """Flows could run on any of them, so that no run is recommended."""
     (tmp_path / "two").mkdir()

@@ -14,8 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DUMP = "/var/lib/biocirv/removed-rows/biocirv_db-20240101T000000Z-0002.dump"
-# Answers in place of the database.
+# Answers in place of the database. It reads its input, as Ansible cannot write to a program that has ended.
 SYSTEMD_RUN = f"""#!/bin/sh
+cat >/dev/null
 echo "biocirv_db on database.example:5432 (192.0.2.7)"
 echo "observation|3"
 case "$*" in *remove=on*) echo {DUMP};; esac
@@ -85,7 +86,7 @@ def remove(pool: Pool, tmp_path: Path) -> Remove:
     """Return a function that runs the playbook, and returns its exit code and its messages."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/systemd-run").write_text(SYSTEMD_RUN, encoding="utf-8")
-    (tmp_path / "bin/logger").write_text(f"#!/bin/sh\ntest ! -e {tmp_path}/full\n", encoding="utf-8")
+    (tmp_path / "bin/logger").write_text(f"#!/bin/sh\ncat >/dev/null\ntest ! -e {tmp_path}/full\n", encoding="utf-8")
     for program in (tmp_path / "bin").iterdir():
         program.chmod(0o755)
     host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
