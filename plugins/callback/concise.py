@@ -165,8 +165,10 @@ class Lines:
 
     def _repeat(self) -> None:
         while True:
-            time.sleep(1)
-            if not self._pause and time.monotonic() - self._written > QUIET_SECONDS:
+            # Until the next line is due; each play's line postpones it. Nobody waits for this thread: it ends with the
+            # process.
+            time.sleep(max(1, self._written + QUIET_SECONDS - time.monotonic()))
+            if not self._pause and time.monotonic() >= self._written + QUIET_SECONDS:
                 self._write(self._activity.task)
 
     def _write(self, text: str) -> None:
