@@ -98,14 +98,13 @@ def test_a_part_that_fails_hides_no_other(run_module: Callable[..., dict[str, An
         units=["nosuch.service"],
         errors="FATAL",
         disks=[str(tmp_path), str(tmp_path), "/nowhere"],
-        environments={"application": str(environment)},
+        environment_file=str(environment),
         schema_program="/bin/pwd",
         schema_record=str(environment),
     )
     (disk,) = done["answers"]["disks"]
     assert 0 <= disk["used_percent"] <= 100
-    assert "JSONDecodeError" in done["failures"]["schema of application"]
-    assert "JSONDecodeError" in done["failures"]["missing tables"]
+    assert "JSONDecodeError" in done["failures"]["schema"]
 
 
 def test_tables_that_are_gone_are_told_at_the_same_revision(host_status: ModuleType, tmp_path: Path) -> None:
@@ -114,7 +113,14 @@ def test_tables_that_are_gone_are_told_at_the_same_revision(host_status: ModuleT
     record.write_text(json.dumps({"revisions": ["2"], "tables": ["one", "two"]}))
     program.write_text("""#!/bin/sh\necho '{"revisions": ["2"], "tables": ["two", "more"]}'\n""")
     program.chmod(0o755)
-    assert host_status.missing_tables(str(record), str(environment), str(program)) == ["one"]
+
+    def missing() -> list[str]:
+        found: dict[str, list[str]] = host_status.schema(str(environment), str(program), str(record))
+        assert found["revisions"] == ["2"]
+        return found["missing_tables"]
+
+    assert missing() == ["one"]
     record.write_text(json.dumps({"revisions": ["1"], "tables": ["one", "two"]}))
-    assert host_status.missing_tables(str(record), str(environment), str(program)) == []
-    assert host_status.missing_tables(str(tmp_path / "none"), str(environment), str(program)) == []
+    assert missing() == []
+    record.unlink()
+    assert missing() == []

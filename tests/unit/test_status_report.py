@@ -46,8 +46,7 @@ def asked() -> dict[str, Any]:
     leader = {
         "certificate of the proxy": "2027-01-09T18:27:33+00:00",
         "certificate of PostgreSQL": "2027-01-09T18:27:33+00:00",
-        "schema of application": {"revisions": ["0002"], "tables": ["experiment"]},
-        "missing tables": [],
+        "schema": {"revisions": ["0002"], "missing_tables": []},
         "rows": {"experiment": 24},
         "prefect": {
             "pool": {"name": "pool", "paused": False},
@@ -130,17 +129,17 @@ MAKE = "INVENTORY=inventory/mine`"
             f"The certificate of the proxy ends 2026-12-11: `make start-services {MAKE} renews it, or",
         ),
         (
-            (*ONE, "schema of application", "revisions"),
+            (*ONE, "schema", "revisions"),
             ["0001"],
             f"The database is at revision 0001, the release brings 0002: `make rebuild-services {MAKE}",
         ),
         (
-            (*ONE, "schema of application", "revisions"),
+            (*ONE, "schema", "revisions"),
             [],
             "The database is at revision none, the release brings 0002",
         ),
         (
-            (*ONE, "missing tables"),
+            (*ONE, "schema", "missing_tables"),
             ["experiment", "observation"],
             f"The database lacks tables of its revision: experiment, observation. `make restore FILE=dump {MAKE}",
         ),
@@ -195,7 +194,7 @@ def test_what_does_not_answer_hides_nothing_else() -> None:
     """One host is unreachable; on the other neither API nor database answers."""
     answers = asked()
     state = answers["hosts"]["one"]["state"]
-    for part in ("prefect", "schema of application", "missing tables", "rows"):
+    for part in ("prefect", "schema", "rows"):
         del state["answers"][part]
     state["failures"] = {
         "prefect": "Prefect's API does not answer: refused",

@@ -32,11 +32,11 @@ def status_report(asked: dict[str, Any]) -> Report:
         "url": asked["url"],
         "release": _release(asked, releases),
         "database": {
-            "revision": server["schema of application"]["revisions"],
+            "revision": server["schema"]["revisions"],
             "expected": _manifest(asked, releases).get("application_schema", []),
-            "missing_tables": server.get("missing tables", []),
+            "missing_tables": server["schema"]["missing_tables"],
         }
-        if "schema of application" in server
+        if "schema" in server
         else {},
         "services": list(_of_hosts(answers, "services")),
         "work_pool": _work_pool(server.get("prefect")),

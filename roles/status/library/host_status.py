@@ -39,12 +39,9 @@ options:
     default: []
     description: Certificates to look at, each with C(name), C(address) (name:port) and C(starttls), empty or postgres.
   ca_file: {type: path, default: '', description: Certificates of the authorities that servers are verified with.}
-  environments:
-    type: dict
-    default: {}
-    description: Environment files that name a database and its login, by the names under which schemas are returned.
-  schema_program: {type: path, default: '', description: Program that prints revisions and tables of a schema as JSON.}
-  schema_record: {type: path, default: '', description: What it printed after the last migration of C(application).}
+  environment_file: {type: path, default: '', description: Environment file that names a database and a login.}
+  schema_program: {type: path, default: '', description: Program that prints its revisions and tables as JSON.}
+  schema_record: {type: path, default: '', description: What it printed after the last migration.}
   database: {type: str, default: '', description: Database on this host whose rows are counted.}
   database_port: {type: int, default: 5432, description: PostgreSQL's port.}
   prefect:
@@ -61,7 +58,7 @@ answers:
     - Of each part that answered, its state, by name.
     - C(services) (units with state, times and restarts within an hour), C(health), C(disks), C(errors) (lines).
     - C(rows) (numbers by table).
-    - C(certificate of NAME) (its end), C(schema of NAME) (C(revisions) and C(tables)), C(missing tables).
+    - C(certificate of NAME) (its end), C(schema) (C(revisions), and C(missing_tables) that its migration made).
     - C(prefect) (pool, workers, counts, schedules that lag, the last run).
 failures: {type: dict, returned: always, description: Reasons of the parts that did not answer, by name.}
 """
@@ -99,7 +96,7 @@ def run(*command: str, accepted: Iterable[int] = (0,), stdin: str | None = None,
 
     """
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - no shell
             command,
             check=False,
             capture_output=True,
@@ -208,25 +205,17 @@ def certificate(address: str, starttls: str) -> str:
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC).isoformat()
 
 
-def schema(file: str, program: str) -> dict[str, list[str]]:
-    """Return `revisions` and `tables` of the database that an environment file of a unit names."""
-    found: dict[str, list[str]] = json.loads(run("sh", "-c", 'set -a && . "$1" && exec "$2"', "sh", file, program))
-    return found
+def schema(file: str, program: str, record: str) -> dict[str, list[str]]:
+    """Return the revisions of a schema, and the tables that its migration made and that are gone.
 
-
-def missing_tables(record: str, file: str, program: str) -> list[str]:
-    """Return the tables that were there after the migration to the present revision, and are gone.
-
-    record: the file that the migration wrote; the others are those of schema.
+    file: environment file of a unit that names the database; program: prints revisions and tables; record: what it
+    printed after the last migration, which an installation may not have yet.
     """
-    if not record or not Path(record).exists():
-        return []
-    found = schema(file, program)
-    recorded: dict[str, list[str]] = json.loads(Path(record).read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = json.loads(run("sh", "-c", 'set -a && . "$1" && exec "$2"', "sh", file, program))
+    recorded = json.loads(Path(record).read_text(encoding="utf-8")) if Path(record).is_file() else found
     # After a restore, the database can be at another revision until it is migrated.
-    if recorded["revisions"] != found["revisions"]:
-        return []
-    return sorted(set(recorded["tables"]) - set(found["tables"]))
+    gone = set(recorded["tables"]) - set(found["tables"]) if recorded["revisions"] == found["revisions"] else set()
+    return {"revisions": found["revisions"], "missing_tables": sorted(gone)}
 
 
 def rows(database: str, port: int) -> dict[str, int]:
@@ -371,7 +360,7 @@ def main() -> None:
             "disks": {"type": "list", "elements": "path", "required": True},
             "certificates": {"type": "list", "elements": "dict", "default": []},
             "ca_file": {"type": "path", "default": ""},
-            "environments": {"type": "dict", "default": {}},
+            "environment_file": {"type": "path", "default": ""},
             "schema_program": {"type": "path", "default": ""},
             "schema_record": {"type": "path", "default": ""},
             "database": {"type": "str", "default": ""},
@@ -390,10 +379,8 @@ def main() -> None:
     }
     for each in asked["certificates"]:
         parts[f"certificate of {each['name']}"] = partial(certificate, each["address"], each["starttls"])
-    for name, file in asked["environments"].items():
-        parts[f"schema of {name}"] = partial(schema, file, asked["schema_program"])
-        if name == "application":
-            parts["missing tables"] = partial(missing_tables, asked["schema_record"], file, asked["schema_program"])
+    if asked["environment_file"]:
+        parts["schema"] = lambda: schema(asked["environment_file"], asked["schema_program"], asked["schema_record"])
     if asked["database"]:
         parts["rows"] = lambda: rows(asked["database"], asked["database_port"])
     if asked["prefect"]:
