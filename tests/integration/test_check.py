@@ -5,8 +5,9 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 
 from ca_biositing.datamodels.models import RejectedRow
-from ca_biositing.pipeline.check import check, datasets
+from ca_biositing.pipeline.check import check
 from ca_biositing.pipeline.etl.run import run
+from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.sources import source_from_environment
 from run_prefect_flow import AVAILABLE_FLOWS
 

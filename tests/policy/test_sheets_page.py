@@ -2,7 +2,6 @@
 
 import ast
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,22 +15,13 @@ from ca_biositing.pipeline.etl import extract, fields, load, validate
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.fields import Code, Count, Date, Field, Name, Number, Reference, Text
 from ca_biositing.pipeline.etl.transform import clean
-from run_prefect_flow import AVAILABLE_FLOWS
+from ca_biositing.pipeline.flows import datasets
 
 ROOT = Path(__file__).parents[2]
 SHEETS = (ROOT / "docs/sheets.md").read_text(encoding="utf-8")
 KINDS = (ROOT / "docs/add-a-flow.md").read_text(encoding="utf-8")
 # The placeholder in a reason for a value that varies by row.
 VARIABLE = "…"
-
-
-def datasets() -> list[Dataset]:
-    """Return the datasets that the master flow loads, in its order."""
-    found = []
-    for name, flow in AVAILABLE_FLOWS.items():
-        module = sys.modules[flow.fn.__module__]
-        found += [each for each in vars(module).values() if isinstance(each, Dataset) and each.name == name]
-    return found
 
 
 def table(text: str, header: str) -> list[list[str]]:
@@ -90,11 +80,6 @@ def natural_key_headers(dataset: Dataset) -> list[str]:
     """Return the headers of a dataset's natural key."""
     key = {column.name for column in dataset.natural_key}
     return [h for h, field in dataset.columns.items() if {field.column, f"{field.column}_key"} & key]
-
-
-def test_each_flow_has_its_dataset() -> None:
-    """Otherwise the tests below would not cover all datasets."""
-    assert [dataset.name for dataset in datasets()] == list(AVAILABLE_FLOWS)
 
 
 def test_columns_are_those_that_flows_read() -> None:

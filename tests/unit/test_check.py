@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from openpyxl import Workbook
 
-from ca_biositing.pipeline.check import datasets, main
+from ca_biositing.pipeline.check import main
+from ca_biositing.pipeline.flows import datasets
 from run_prefect_flow import AVAILABLE_FLOWS
 
 SAMPLE = Path(__file__).parents[2] / "data/sample"

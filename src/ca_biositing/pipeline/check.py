@@ -12,18 +12,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from pkgutil import iter_modules
 
 from ca_biositing.datamodels.database import SettingsError
-from ca_biositing.pipeline import flows
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, worksheets
 from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit, check_limits, limit_from_environment
 from ca_biositing.pipeline.etl.validate import Validator
+from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.sources import ExtractError, Source, source_from_environment
 from ca_biositing.pipeline.sources.folder import Folder
 
@@ -44,14 +42,6 @@ class Finding:
     rows: int
     rejected: int
     reasons: Sequence[str]
-
-
-def datasets() -> list[Dataset]:
-    """Return the datasets of all flows, in the order of their modules' names."""
-    modules = [import_module(f"{flows.__name__}.{each.name}") for each in iter_modules(flows.__path__)]
-    values = (value for module in modules for value in vars(module).values())
-    # By name: a module may import another's dataset.
-    return list({value.name: value for value in values if isinstance(value, Dataset)}.values())
 
 
 def check(dataset: Dataset, source: Source) -> list[Finding]:

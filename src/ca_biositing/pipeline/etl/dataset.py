@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar
 
 from sqlalchemy import Column, Table, UniqueConstraint
 
@@ -25,8 +24,6 @@ class Dataset:
     worksheets: str
     columns: Mapping[str, Field]
     model: type[Record]
-    # Every dataset whose module is imported, by name.
-    declared: ClassVar[dict[str, "Dataset"]] = {}
 
     def __post_init__(self) -> None:
         """Reject, when the module is imported, a declaration with which every load would fail."""
@@ -41,7 +38,6 @@ class Dataset:
         keys = sum(isinstance(each, UniqueConstraint) for each in self.table.constraints)
         if keys != 1:
             raise ValueError(f"{self.name}: {self.table} has {keys} unique constraints; one is its natural key")
-        self.declared[self.name] = self
 
     @property
     def table(self) -> Table:

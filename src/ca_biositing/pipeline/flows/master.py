@@ -14,8 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ca_biositing.datamodels.database import SettingsError, engine_from_environment
 from ca_biositing.datamodels.models import EtlRun
-from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.run import COUNTS, Accounting
+from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.flows.load import (
     NO_ROW_WAS_REJECTED,
     artifacts_are_optional,
@@ -110,12 +110,13 @@ def _read(states: Mapping[str, State[Any]]) -> tuple[dict[str, Accounting], dict
 
 def _show(outcomes: Sequence[Outcome]) -> None:
     failed = [each for each in outcomes if each.failure is not None]
+    tables = {each.name: each.table.name for each in datasets()}
     # Prefect's page has the columns of the first row.
     create_table_artifact(
         table=[
             {
                 "flow": each.flow,
-                "table": Dataset.declared[each.flow].table.name if each.flow in Dataset.declared else None,
+                "table": tables.get(each.flow),
                 **{name: getattr(each.accounting, name, None) for name in COUNTS},
                 **({"failure": each.failure} if failed else {}),
             }
