@@ -1,12 +1,14 @@
 """The statements of `make remove-rows`: no row is removed that is not in the dump."""
 
-import os
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import docker
 import pytest
+from docker.models.containers import Container
 from sqlalchemy import Engine, inspect, text
 
 from tests import limits
@@ -14,31 +16,56 @@ from tests import limits
 ROLES = Path(__file__).parents[2] / "roles"
 TABLES = ("primary_product", "analysis_types")
 OWNER = "pg_database_owner"
-Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command printed, and its exit code."""
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """Start a container with PostgreSQL's clients in the server's version; it sees the roles and the tests' files."""
+    directory = tmp_path_factory.getbasetemp()
+    container = docker.from_env().containers.run(
+        "biocirv-postgresql:test",
+        entrypoint=["sleep", "infinity"],
+        detach=True,
+        remove=True,
+        init=True,
+        network_mode="host",
+        volumes={str(ROLES): {"bind": str(ROLES), "mode": "ro"}, str(directory): {"bind": str(directory)}},
+    )
+    yield container
+    container.remove(force=True)
 
 
 @pytest.fixture
 def filled(migrated_database: Engine) -> Engine:
     """Return a database with a row in each of two tables."""
-    if not shutil.which("psql") or not shutil.which("pg_dump"):
-        pytest.skip("PostgreSQL's clients are not installed")
     with migrated_database.begin() as connection:
-        version = connection.execute(text("SHOW server_version")).scalar_one()
         for table in TABLES:
             connection.execute(text(f"INSERT INTO {table} (name, name_key) VALUES ('a', 'a')"))  # noqa: S608
         # The superuser also owns PostgreSQL's own tables.
         for table in inspect(connection).get_table_names():
             connection.execute(text(f"ALTER TABLE {table} OWNER TO {OWNER}"))
-    client = subprocess.check_output(["pg_dump", "--version"], text=True).split()[2]
-    if int(client.partition(".")[0]) < int(version.partition(".")[0]):
-        pytest.skip("the machine's pg_dump is older than the server")
     return migrated_database
 
 
-def psql(database: Engine, directory: Path, program: Path, *, remove: bool = True) -> Done:
-    """Run the statements as the role migrations does."""
+def execute(clients: Container, command: Sequence[str], environment: dict[str, str] | None = None) -> Done:
+    """Run a command in the container."""
+    done = clients.exec_run([*command], environment=environment, demux=True, user="root")
+    out, err = cast("tuple[bytes | None, bytes | None]", done.output)
+    return Done(done.exit_code, (out or b"").decode(), (err or b"").decode())
+
+
+def psql(clients: Container, database: Engine, directory: Path, program: Path, *, remove: bool = True) -> Done:
+    """Run the statements as the role migrations does, which passes them on standard input."""
     url = database.url
-    statements = ROLES / "migrations/files/rows.sql"
     options = {"remove": "on" if remove else "off", "program": program, "directory": directory}
     login = {
         "PGOPTIONS": f"--role={OWNER}",
@@ -46,16 +73,15 @@ def psql(database: Engine, directory: Path, program: Path, *, remove: bool = Tru
         "PGPORT": str(url.port),
         "PGUSER": url.username,
         "PGPASSWORD": url.password,
+        "PGDATABASE": url.database,
     }
-    return subprocess.run(
-        ["psql", "--no-psqlrc", "--tuples-only", "--no-align"]
+    return execute(
+        clients,
+        ["sh", "-c", 'exec psql "$@" <"$0"', str(ROLES / "migrations/files/rows.sql")]
+        + ["--no-psqlrc", "--tuples-only", "--no-align"]
         + [f"--variable={name}={value}" for name, value in options.items()]
         + ["--file=-"],
-        input=statements.read_text(encoding="utf-8"),
-        env={**os.environ, **{name: value or "" for name, value in login.items()}, "PGDATABASE": url.database or ""},
-        capture_output=True,
-        text=True,
-        check=False,
+        {name: value or "" for name, value in login.items()},
     )
 
 
@@ -72,8 +98,8 @@ def counts(database: Engine) -> list[int]:
         return [connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in TABLES]  # noqa: S608
 
 
-def test_rows_are_counted_with_the_server_that_has_them(filled: Engine, tmp_path: Path) -> None:
-    done = psql(filled, tmp_path, Path("/nowhere"), remove=False)
+def test_rows_are_counted_with_the_server_that_has_them(clients: Container, filled: Engine, tmp_path: Path) -> None:
+    done = psql(clients, filled, tmp_path, Path("/nowhere"), remove=False)
 
     assert done.returncode == 0, done.stderr
     url = filled.url
@@ -83,7 +109,7 @@ def test_rows_are_counted_with_the_server_that_has_them(filled: Engine, tmp_path
     assert counts(filled) == [1, 1]
 
 
-def test_a_row_that_arrives_during_the_dump_stays(filled: Engine, tmp_path: Path) -> None:
+def test_a_row_that_arrives_during_the_dump_stays(clients: Container, filled: Engine, tmp_path: Path) -> None:
     """It waits for the end of the transaction; the dump holds all that is removed, and earlier dumps stay."""
     dumps = tmp_path / "dumps"
     dumps.mkdir()
@@ -100,15 +126,14 @@ def test_a_row_that_arrives_during_the_dump_stays(filled: Engine, tmp_path: Path
         f'exec sh {ROLES / "base/files/dump-database"} "$@"',
     )
 
-    done = psql(filled, dumps, program)
+    done = psql(clients, filled, dumps, program)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:3] == ["analysis_types|1", "primary_product|1"]
     dump = Path(done.stdout.splitlines()[-1])
     assert dump.parent == dumps
-    held = subprocess.check_output(
-        ["pg_restore", "--data-only", "--table=primary_product", "--file=-", dump], text=True
-    )
+    command = ["pg_restore", "--data-only", "--table=primary_product", "--file=-", str(dump)]
+    held = execute(clients, command).stdout
     assert "\ta\ta" in held
     assert "late" not in held
     limits.wait_until(lambda: "INSERT" in inserted.read_text(encoding="utf-8"), "the row is inserted")
@@ -121,8 +146,10 @@ def test_a_row_that_arrives_during_the_dump_stays(filled: Engine, tmp_path: Path
     [("echo /half; echo the disk is full >&2; exit 1", "the disk is full"), ("exit 0", "The dump failed.")],
     ids=["fails", "silent"],
 )
-def test_without_a_dump_no_row_is_removed(filled: Engine, tmp_path: Path, command: str, says: str) -> None:
-    done = psql(filled, tmp_path, script(tmp_path / "dump", command))
+def test_without_a_dump_no_row_is_removed(
+    clients: Container, filled: Engine, tmp_path: Path, command: str, says: str
+) -> None:
+    done = psql(clients, filled, tmp_path, script(tmp_path / "dump", command))
 
     assert done.returncode != 0
     assert says in done.stderr
