@@ -147,7 +147,8 @@ def prepare(archive: Path, directory: Path, group: str) -> Path:
         os.chown(prepared, -1, grp.getgrnam(group).gr_gid)
         prepared.chmod(0o750)
         if present:
-            subprocess.run(["cp", "--archive", "--link", "--", *present, prepared], check=True)
+            command = ["/usr/bin/cp", "--archive", "--link", "--", *map(str, present), str(prepared)]
+            subprocess.run(command, check=True)  # noqa: S603 - names after `--` are no options
         install(archive, prepared, group)
     return prepared
 
