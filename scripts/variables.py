@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/variables.md"
 TOPICS = Path(__file__).with_suffix(".yml")
 # Other roles and playbooks give them all that they need.
-TOOLS = ("managed_files", "systemd_unit", "activation")
+TOOLS = ("managed_files", "packages", "systemd_unit", "activation")
 HEAD = """# Variables
 
 `make variables` writes this page from each role's `meta/argument_specs.yml`. Set variables in an inventory's
