@@ -3,14 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 WELL = {"database": ["db"], "prefect_server": ["app"], "prefect_worker": ["app", "w2"], "all": ["db", "app", "w2"]}
-FACTS = {"distribution": "Debian", "distribution_major_version": "13", "service_mgr": "systemd"}
-PROBE = {"memory": 2048, "/opt": 9000, "/var": 9000}
+FACTS = {
+    "distribution": "Debian",
+    "distribution_major_version": "13",
+    "python": {"version": {"major": 3, "minor": 13}},
+    "service_mgr": "systemd",
+    "memtotal_mb": 2048,
+    "free_mb": {"/opt": 9000, "/var": 9000},
+    "has_release": False,
+}
 LIMITS = {"memory": 1024, "disk": 3072, "deploy_disk": 1024}
 
 
@@ -22,21 +30,15 @@ def preflight(load_plugin: Callable[[str], ModuleType]) -> ModuleType:
 
 def test_nothing_is_wrong_with_what_is_right(preflight: ModuleType) -> None:
     assert preflight.group_problems({**WELL, "california": ["db"]}, ["california"]) == []
-    assert preflight.host_problems(FACTS, PROBE, LIMITS) == []
+    assert preflight.host_problems(FACTS, LIMITS) == []
 
 
-def test_what_a_host_has_is_read(preflight: ModuleType) -> None:
-    lines = ["", "memory 2048", "package zstd", "package acl", "account biocirv:/var/lib/biocirv:/bin/s h", "/opt 9000"]
-    numbers, lists = preflight.read_probe(lines)
-    assert numbers == {"memory": 2048, "/opt": 9000}
-    assert lists == {
-        "installed_packages": ["zstd", "acl"],
-        "accounts": ["biocirv:/var/lib/biocirv:/bin/s h"],
-        "postgresql_clusters": [],
-        "timezones": [],
-        "unresolved_names": [],
-        "silent_addresses": [],
+def test_the_survey_s_answer_is_found_behind_a_login_banner(preflight: ModuleType) -> None:
+    assert preflight.read_survey('Welcome!\n\nbiocirv-survey {"facts": {}, "problems": []}\n') == {
+        "facts": {},
+        "problems": [],
     }
+    assert preflight.read_survey("Error: No such container") is None
 
 
 def test_a_misspelt_group_is_told_with_the_right_one(preflight: ModuleType) -> None:
@@ -85,8 +87,6 @@ def test_a_check_that_fails_itself_loses_no_other_problem(preflight: ModuleType)
     (problem,) = preflight.checked("The groups", preflight.group_problems, WELL, 5)
     assert problem.startswith("The groups could not be checked (TypeError:")
     assert preflight.service_problems([{"group": ["database"]}, {"group": "all"}], WELL) == []
-    numbers, _ = preflight.read_probe(["Welcome to corp host", "memory 512", "", "package acl"])
-    assert numbers == {"memory": 512}
 
 
 def test_a_variable_that_no_role_has_is_told_with_the_right_one(preflight: ModuleType) -> None:
@@ -117,27 +117,53 @@ def test_two_servers_are_refused(preflight: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "probe", "words"),
+    ("facts", "words"),
     [
-        ({"distribution_major_version": "11"}, {}, "Debian 11 is not supported"),
-        ({"distribution": "Fedora", "distribution_major_version": "40"}, {}, "Fedora 40 is not supported"),
-        ({"service_mgr": "sysvinit"}, {}, "need systemd"),
-        ({}, {"memory": 512}, "512 MB of memory"),
-        ({}, {"/opt": 100}, "100 MB free on the file system of /opt"),
-        ({}, {"/var": 100}, "100 MB free on the file system of /var"),
-        ({}, {"/var": 3000}, "lower preflight_minimum_disk_mb"),
-        ({}, {"/var": 1000, "release": 1}, "lower preflight_minimum_deploy_disk_mb"),
+        ({"distribution_major_version": "11"}, "Debian 11 is not supported"),
+        ({"distribution": "Fedora", "distribution_major_version": "40"}, "Fedora 40 is not supported"),
+        ({"service_mgr": "sysvinit"}, "need systemd"),
+        ({"memtotal_mb": 512}, "512 MB of memory"),
+        ({"free_mb": {"/opt": 100, "/var": 9000}}, "100 MB free on the file system of /opt"),
+        ({"free_mb": {"/opt": 9000, "/var": 100}}, "100 MB free on the file system of /var"),
+        ({"free_mb": {"/var": 3000}}, "lower preflight_minimum_disk_mb"),
+        ({"free_mb": {"/var": 1000}, "has_release": True}, "lower preflight_minimum_deploy_disk_mb"),
+        ({"python": {"version": {"major": 3, "minor": 11}}}, "is Python 3.11, and Debian 13 brings 3.13"),
     ],
 )
-def test_each_shortcoming_of_a_host_is_one_problem(
-    preflight: ModuleType, facts: dict[str, str], probe: dict[str, int], words: str
-) -> None:
-    (problem,) = preflight.host_problems({**FACTS, **facts}, {**PROBE, **probe}, LIMITS)
+def test_each_shortcoming_of_a_host_is_one_problem(preflight: ModuleType, facts: dict[str, Any], words: str) -> None:
+    (problem,) = preflight.host_problems({**FACTS, **facts}, LIMITS)
     assert words in problem
 
 
 def test_a_deploy_needs_less_space_than_the_first_converge(preflight: ModuleType) -> None:
-    assert preflight.host_problems(FACTS, {**PROBE, "/opt": 2000, "release": 1}, LIMITS) == []
+    assert preflight.host_problems({**FACTS, "free_mb": {"/opt": 2000}, "has_release": True}, LIMITS) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "words"), [(995, ""), (1010, ""), (1049, ""), (1060, "40 s ahead of"), (971, ""), (960, "40 s behind")]
+)
+def test_a_clock_is_compared_with_the_controller_s(preflight: ModuleType, host: float, words: str) -> None:
+    """The host was asked between 1000 and 1020."""
+    problems = preflight.clock_problems(host, 1000, 1020)
+    assert [words in problem for problem in problems] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("password", "is_well"), [("s3cret:/@ %", True), ("pässword", False), ("a\nb", False), ("", False)]
+)
+def test_a_password_that_programs_read_differently_is_told(
+    preflight: ModuleType, password: str, *, is_well: bool
+) -> None:
+    problems = preflight.password_problems("prefect_api_password", password)
+    assert (problems == []) == is_well
+    assert not any(password and password in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_well"), [("::1", False), ("[2001:db8::7]", False), ("db.example", True), ("127.0.0.1", True)]
+)
+def test_an_ipv6_literal_is_told(preflight: ModuleType, address: str, *, is_well: bool) -> None:
+    assert (preflight.address_problems("database_address", address) == []) == is_well
 
 
 def test_a_name_or_a_proxy_that_the_host_does_not_reach_is_told(preflight: ModuleType) -> None:
@@ -199,11 +225,12 @@ def test_an_operator_s_variable_is_told_and_not_those_made_of_it(preflight: Modu
     [
         ({"group": "prefect_workers"}, "did you mean 'prefect_worker'?"),
         ({"group": "elsewhere"}, "name a group of the inventory, or all"),
+        ({"listens": ["9187"]}, "listens on 9187: write it as"),
         ({"follows": "release", "group": "prefect_server"}, "follows the release: say by `renewal`"),
         ({"follows": "release", "renewal": "restarted"}, "only prefect_server and prefect_worker have"),
     ],
 )
-def test_a_further_service_that_could_not_run_is_told(preflight: ModuleType, entry: dict[str, str], words: str) -> None:
+def test_a_further_service_that_could_not_run_is_told(preflight: ModuleType, entry: dict[str, Any], words: str) -> None:
     service = {"unit": "exporter.service", "group": "all", "kind": "service"}
     assert preflight.service_problems([service], WELL) == []
     (problem,) = preflight.service_problems([service | entry], WELL)

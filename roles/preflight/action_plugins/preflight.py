@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
-SUPPORTED = {("Debian", "12"), ("Debian", "13"), ("Ubuntu", "24")}
 GROUPS = ("database", "prefect_server", "prefect_worker")
 # Groups that must have exactly one host, each with the reason.
 SINGLE = {
@@ -25,60 +26,34 @@ SINGLE = {
 }
 
 # Roles that playbooks and other roles include with arguments; inventories do not set their variables.
-INTERNAL = ("activation", "audit", "managed_files", "prefect_runs", "secrets", "status", "systemd_unit")
+INTERNAL = ("activation", "audit", "managed_files", "packages", "prefect_runs", "secrets", "status", "systemd_unit")
 
 # The entry point whose variables an inventory must set.
 INVENTORY = "preflight (inventory)"
 
-# The facts that the roles use; gathering more would take longer.
-FACTS = ["!all", "!min", "distribution", "platform", "python", "service_mgr"]
-
-# One remote command for values that are not in the facts: `df` sees an overlay root, which the mounts fact omits. It
-# also saves the roles queries of installed packages and accounts, each of which would take half a second.
-PROBE = """
-awk '/^MemTotal/ {print "memory", int($2 / 1024)}' /proc/meminfo
-test -e /opt/biocirv/current && echo release 1 || echo release 0
-df -Pm /opt /var | awk 'NR == 2 {print "/opt", $4} NR == 3 {print "/var", $4}'
-/usr/bin/python3 -c 'import apt' 2>/dev/null && echo python3-apt 1 || echo python3-apt 0
-ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 && echo lists 1 || echo lists 0
-dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' | sed -n 's/^installed /package /p'
-getent passwd | awk -F: '{print "account", $1 ":" $6 ":" $7}'
-ls /etc/postgresql/*/main/postgresql.conf 2>/dev/null | awk -F/ '{print "cluster", $4}'
-readlink /etc/localtime | sed -n 's,.*/zoneinfo/,timezone ,p'
-"""
-NUMBERS = ("memory", "/opt", "/var", "python3-apt", "lists", "release")
-# Lines that may occur any number of times, and the facts that hold them.
-LISTS = {
-    "package": "installed_packages",
-    "account": "accounts",
-    "cluster": "postgresql_clusters",
-    "timezone": "timezones",
-    "unresolved": "unresolved_names",
-    "silent": "silent_addresses",
-}
+# The survey's line of JSON begins with this.
+MARK = "biocirv-survey "
+# An address that a service listens on.
+LISTENS = re.compile(r".+:[0-9]{1,5}")
+# Exit code of the survey's command where the host has no Python.
+NO_PYTHON = 93
+# Difference between the clocks of a host and of the controller from which on times are confused: a certificate may not
+# be valid yet, and flow runs are considered crashed after 90 seconds without a heartbeat. Seconds.
+CLOCK_SECONDS = 30
+# Python of each system's distribution, for which its packages are built.
+PYTHONS = {("Debian", "12"): "3.11", ("Debian", "13"): "3.13", ("Ubuntu", "24"): "3.12"}
 
 
-# Added to PROBE, with the names that the host must resolve, and the addresses (name, port) where something must answer.
-REACH = """
-for name in {names}; do timeout 10 getent ahosts "$name" >/dev/null || echo "unresolved $name"; done
-for address in {addresses}; do
-  timeout 5 bash -c '</dev/tcp/"${{0%:*}}"/"${{0##*:}}"' "$address" 2>/dev/null || echo "silent $address"
-done
-"""
+def read_survey(output: str) -> dict[str, Any] | None:
+    """Return the survey's answer from what its command printed; None if there is none."""
+    lines = [line for line in output.splitlines() if line.startswith(MARK)]
+    answer: dict[str, Any] | None = json.loads(lines[-1].removeprefix(MARK)) if lines else None
+    return answer
 
 
-def read_probe(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """Parse the output of PROBE: return its numbers by name, and its lists by the names of the facts."""
-    numbers: dict[str, int] = {}
-    lists: dict[str, list[str]] = {fact: [] for fact in LISTS.values()}
-    for line in lines:
-        name, _, value = line.strip().partition(" ")
-        if name in LISTS:
-            lists[LISTS[name]].append(value)
-        # A login banner may print anything besides.
-        elif name in NUMBERS and value.isdecimal():
-            numbers[name] = int(value)
-    return numbers, lists
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """Return the mappings of a list; what is none is reported by the argument specs."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[str]:
@@ -111,9 +86,14 @@ def service_problems(services: object, groups: Mapping[str, list[str]], own: Ite
 
     groups: name -> hosts, as Ansible's magic variable; own: units of the platform.
     """
-    entries = [service for service in services if isinstance(service, Mapping)] if isinstance(services, list) else []
+    entries = mappings(services)
     problems = []
     for service in entries:
+        problems += [
+            f"other_services: {service.get('unit')} listens on {address}: write it as 127.0.0.1:9187."
+            for address in service.get("listens") or []
+            if not LISTENS.fullmatch(str(address))
+        ]
         unit, group = service.get("unit"), service.get("group")
         if isinstance(group, str) and group not in groups:
             near = difflib.get_close_matches(str(group), groups, n=1)
@@ -153,33 +133,54 @@ def name_problems(names: Iterable[str], known: set[str], roles: Iterable[str]) -
     return problems
 
 
-def host_problems(facts: Mapping[str, Any], probe: Mapping[str, int], limits: Mapping[str, int]) -> list[str]:
+def host_problems(facts: Mapping[str, Any], limits: Mapping[str, int]) -> list[str]:
     """Return the problems of a host.
 
-    facts: Ansible's, without prefix; probe: numbers of PROBE, in MB; limits: least `memory`, `disk` and, where a
-    release is installed already, `deploy_disk`, in MB.
+    facts: those of the survey; limits: least `memory`, `disk` and, where a release is installed already, `deploy_disk`,
+    in MB.
     """
     problems = []
-    disk = "deploy_disk" if probe.get("release") else "disk"
-    system = (facts.get("distribution", "unknown"), str(facts.get("distribution_major_version", "")))
-    if system not in SUPPORTED:
+    disk = "deploy_disk" if facts["has_release"] else "disk"
+    system = (facts["distribution"], facts["distribution_major_version"])
+    python = "{major}.{minor}".format(**facts["python"]["version"])
+    if system not in PYTHONS:
         problems.append(
             f"{' '.join(system)} is not supported: use Debian 12 or 13, or Ubuntu 24.04 (written for, untested)."
         )
-    if facts.get("service_mgr") != "systemd":
-        problems.append(f"the host runs {facts.get('service_mgr')!r} as PID 1: the services need systemd.")
-    if probe.get("memory", 0) < limits["memory"]:
+    elif python != PYTHONS[system]:
         problems.append(
-            f"{probe.get('memory', 0)} MB of memory are less than {limits['memory']} MB: give the host more, "
+            f"/usr/bin/python3 is Python {python}, and {' '.join(system)} brings {PYTHONS[system]}: complete the "
+            "upgrade of the system, or remove what has replaced the distribution's Python."
+        )
+    if facts["service_mgr"] != "systemd":
+        problems.append(f"the host runs {facts['service_mgr']!r} as PID 1: the services need systemd.")
+    if facts["memtotal_mb"] < limits["memory"]:
+        problems.append(
+            f"{facts['memtotal_mb']} MB of memory are less than {limits['memory']} MB: give the host more, "
             "or lower preflight_minimum_memory_mb."
         )
     problems += [
-        f"{probe.get(path, 0)} MB free on the file system of {path} are less than {limits[disk]} MB: free some, "
+        f"{free} MB free on the file system of {path} are less than {limits[disk]} MB: free some, "
         f"or lower preflight_minimum_{disk}_mb."
-        for path in ("/opt", "/var")
-        if probe.get(path, 0) < limits[disk]
+        for path, free in facts["free_mb"].items()
+        if free < limits[disk]
     ]
     return problems
+
+
+def clock_problems(host: float, before: float, after: float) -> list[str]:
+    """Return that a host's clock differs from the controller's.
+
+    host: seconds since the epoch; before, after: the same on the controller, before and after it asked the host.
+    """
+    difference = host - after if host > after else min(host - before, 0)
+    if abs(difference) <= CLOCK_SECONDS:
+        return []
+    side = "ahead of" if difference > 0 else "behind"
+    return [
+        f"the host's clock is {abs(round(difference))} s {side} the clock of the machine that runs Ansible: set the "
+        "one that is wrong; systemd-timesyncd or chrony keeps it right."
+    ]
 
 
 def reach_problems(needed: Mapping[str, str], unresolved: Iterable[str], silent: Iterable[str]) -> list[str]:
@@ -257,6 +258,22 @@ def key_problems(key: object) -> list[str]:
     if key is None or (str(key).isascii() and len(str(key)) == 32):
         return []
     return ["prefect_encryption_key must be of 32 ASCII characters, as the cipher takes them."]
+
+
+def password_problems(name: str, password: object) -> list[str]:
+    """Return that a password has characters that programs read differently; None (no value) is reported elsewhere."""
+    if password is None or (str(password) and str(password).isascii() and str(password).isprintable()):
+        return []
+    return [f"{name} must be of printable ASCII characters, and have at least one: programs encode others differently."]
+
+
+def address_problems(name: str, address: object) -> list[str]:
+    """Return that an address is an IPv6 literal, which the URLs of PostgreSQL and Prefect cannot take as it is."""
+    try:
+        ipaddress.IPv6Address(str(address).strip("[]"))
+    except ValueError:
+        return []
+    return [f"{name} names {address}: give that IPv6 address a name, in DNS or /etc/hosts, and write the name."]
 
 
 def network_problems(name: str, networks: object) -> list[str]:
@@ -344,25 +361,22 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         """Run as an Ansible action."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
+        names, proxies = self.needed(variables)
+        before = time.time()
         try:
-            # Not a module call: the command module does nothing in check mode.
-            names, proxies = self.needed(variables)
-            script = PROBE + REACH.format(names=shlex.join(names.values()), addresses=shlex.join(proxies.values()))
-            shell = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}")
+            shell = self.survey(names, proxies, variables)
         except AnsibleError as error:
             # The connection was refused, or the program to connect with is missing.
-            shell = {"rc": 255, "stderr": str(error)}
+            shell = {"rc": 255, "stdout": "", "stderr": str(error)}
+        after = time.time()
+        if shell["rc"] == NO_PYTHON:
+            return {**result, "failed": True, "msg": "The host has no /usr/bin/python3: `apt-get install python3`."}
+        survey = read_survey(shell["stdout"])
         # The Docker connection reports a missing container as a failed command.
-        if shell["rc"] != 0:
+        if survey is None:
             return {**result, "failed": True, **unreachable(shell["stderr"], self._task.args["unreachable_advice"])}
-        probe, lists = read_probe(shell["stdout_lines"])
-
-        facts = self._execute_module(
-            module_name="ansible.legacy.setup", module_args={"gather_subset": FACTS}, task_vars=variables
-        )["ansible_facts"]
-        facts |= {"ansible_memtotal_mb": probe.get("memory", 0), "ansible_package_lists": bool(probe.get("lists"))}
-        facts |= {f"ansible_{name}": found for name, found in lists.items()}
-        result["ansible_facts"] = facts
+        facts = survey["facts"]
+        result["ansible_facts"] = {f"ansible_{name}": found for name, found in facts.items()}
 
         groups = variables["groups"]
         specs = read_specs(Path(self._task.args["roles"]))
@@ -385,9 +399,14 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             *checked("prefect_api_url", url_problems, self.value("prefect_api_url", variables)),
             *key_problems(self.value("prefect_encryption_key", variables)),
             *port_problems("database_port", self.value("database_port", variables)),
+            *address_problems("database_address", self.value("database_address", variables)),
+            *address_problems("prefect_api_url", host_of(self.value("prefect_api_url", variables))),
         ]
+        for name in specs[INVENTORY]:
+            if name.endswith("_password"):
+                problems += password_problems(name, self.value(name, variables))
         problems += network_problems("database_clients", self.value("database_clients", variables))
-        problems += reach_problems(names | proxies, lists["unresolved_names"], lists["silent_addresses"])
+        problems += reach_problems(names | proxies, facts["unresolved_names"], facts["silent_addresses"])
         problems += limit_problems(
             "prefect_worker_rejected_limits", self.value("prefect_worker_rejected_limits", variables)
         )
@@ -395,12 +414,10 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         limits = {
             name: self.number(f"preflight_minimum_{name}_mb", variables) for name in ("memory", "disk", "deploy_disk")
         }
-        problems += host_problems(
-            {name.removeprefix("ansible_"): value for name, value in facts.items()}, probe, limits
-        )
-        if self._task.check_mode and not probe.get("python3-apt"):
+        problems += host_problems(facts, limits) + clock_problems(facts["time"], before, after) + survey["problems"]
+        if self._task.check_mode and not facts["has_python3_apt"]:
             problems.append("check mode needs the package python3-apt on the host: `apt-get install python3-apt`.")
-        if self._task.check_mode and not probe.get("lists"):
+        if self._task.check_mode and not facts["package_lists"]:
             problems.append("check mode needs the lists of packages on the host: `apt-get update`.")
 
         if problems:
@@ -416,6 +433,48 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             return self._templar.template(variables.get(name))
         except AnsibleError:
             return None
+
+    def survey(
+        self, names: Mapping[str, str], proxies: Mapping[str, str], variables: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run the survey on the host; return what the command printed.
+
+        Not a module call: the command module does nothing in check mode, and a host without Python gets a clear answer.
+        """
+        roles = Path(self._task.args["roles"])
+        rules = mappings(self.value("firewall_rules", variables))
+        firewall = yaml.safe_load((roles / "firewall/defaults/main.yml").read_text(encoding="utf-8"))
+        ssh = self.value("firewall_ssh_ports", variables) or firewall["firewall_ssh_ports"]
+        ssh = [*(ssh if isinstance(ssh, list) else []), self.value("ansible_port", variables)]
+        postgresql = yaml.safe_load((roles / "postgresql/vars/main.yml").read_text(encoding="utf-8"))
+        version = self.value("postgresql_version", variables)
+        # A database elsewhere is on none of the hosts.
+        is_elsewhere = "database" not in variables["group_names"] or self.value("database_administrator", variables)
+        versions = {} if is_elsewhere else postgresql["__postgresql_distribution_versions"]
+        asked = {
+            "names": list(names.values()),
+            "addresses": list(proxies.values()),
+            "services": [
+                {
+                    "unit": str(service.get("unit")),
+                    "listens": [each for each in service.get("listens") or [] if LISTENS.fullmatch(str(each))],
+                    "own": "role" not in service,
+                }
+                for service in mappings(self.value("__host_services", variables))
+            ],
+            "accounts": self.value("base_accounts", variables) or [],
+            "postgresql": {system: str(version or default) for system, default in versions.items()},
+            "port": self.number("database_port", variables),
+            "open_ports": [f"tcp/{port}" for port in ssh if port]
+            + [f"{rule.get('protocol', 'tcp')}/{rule.get('port')}" for rule in rules],
+            "closed_ports": self.value("preflight_closed_ports", variables) or [],
+        }
+        command = (
+            f"test -x /usr/bin/python3 || exit {NO_PYTHON}; exec /usr/bin/python3 - {shlex.quote(json.dumps(asked))}"
+        )
+        program = (roles / "preflight/files/survey.py").read_bytes()
+        answer: dict[str, Any] = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(command)}", in_data=program)
+        return answer
 
     def needed(self, variables: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the names that the host must resolve, and the proxies (name:port) that must answer it, by variable."""
