@@ -93,7 +93,10 @@ def change(path: Path, state: State) -> None:
         else:
             path.unlink()
         return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # Whatever the umask of the account that Ansible logs in with: services read what is in these directories.
+    for directory in [parent for parent in reversed(path.parents) if not parent.exists()]:
+        directory.mkdir()
+        directory.chmod(0o755)
     if isinstance(state, Path):
         partial = path.with_name(f".{path.name}.partial")
         partial.unlink(missing_ok=True)

@@ -158,6 +158,8 @@ def _numbers(version: str) -> list[int]:
 
 def main() -> None:
     """Run as an Ansible module."""
+    # Of whoever Ansible logs in as: services read releases.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "archive": {"type": "path", "required": True},

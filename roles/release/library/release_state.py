@@ -154,6 +154,8 @@ def _sync(directory: Path) -> None:
 
 def main() -> None:
     """Run as an Ansible module."""
+    # Of whoever Ansible logs in as: services read releases.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "required": True},
