@@ -70,7 +70,9 @@ def build(specification: dict[str, Any], release: Path) -> None:
         variables = record["variables"]
         requires |= {"glibc": record["glibc"]} if record["glibc"] else {}
     else:
-        run("Making a virtual environment", UV, "venv", "--quiet", "--python", "/usr/bin/python3", environment)
+        # Of its version: after an upgrade of the distribution, /usr/bin/python3 is another one, without the packages.
+        python = Path("/usr/bin/python3").resolve()
+        run("Making a virtual environment", UV, "venv", "--quiet", "--python", python, environment)
         requires |= {"python": ".".join(map(str, sys.version_info[:2]))}
     fill(specification, app, environment)
     share_bytecode(release.parent.parent / "current/env", environment)
