@@ -14,7 +14,6 @@ from ca_biositing.pipeline.flows.field_sample import field_sample_flow
 from ca_biositing.pipeline.flows.master import end
 from ca_biositing.pipeline.flows.observation import observation_flow
 from ca_biositing.pipeline.flows.primary_product import primary_product_flow
-from ca_biositing.pipeline.flows.self_check import self_check_flow
 
 # In dependency order: a flow follows those that load the records that it refers to.
 AVAILABLE_FLOWS: dict[str, Flow[[], State[Accounting]]] = {
@@ -25,7 +24,7 @@ AVAILABLE_FLOWS: dict[str, Flow[[], State[Accounting]]] = {
     "observation": observation_flow,
 }
 
-__all__ = ["AVAILABLE_FLOWS", "master_flow", "self_check_flow"]
+__all__ = ["AVAILABLE_FLOWS", "master_flow"]
 
 
 @flow(name="Master ETL Flow")

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, create_engine, text
 from ca_biositing.pipeline.flows import load as flows_load
 from ca_biositing.pipeline.flows import master as flows_master
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError
-from run_prefect_flow import AVAILABLE_FLOWS, master_flow, self_check_flow
+from run_prefect_flow import AVAILABLE_FLOWS, master_flow
 from tests import limits
 from tests.integration.flow_runs import sub_flow_runs
 
@@ -562,11 +562,3 @@ def test_a_name_survives_the_way_into_the_table(migrated_database: Engine, sourc
     AVAILABLE_FLOWS["primary_product"]()
 
     assert query(migrated_database, "SELECT name FROM primary_product") == [(name.strip(),)]
-
-
-@pytest.mark.usefixtures("prefect")
-def test_the_self_check_leaves_its_row_alone(migrated_database: Engine) -> None:
-    """The row of the last run replaces that of the previous one, and carries the run's id."""
-    *_, last = [self_check_flow(return_state=True) for _ in range(2)]
-    rows = query(migrated_database, "SELECT id, flow_run_id, status, read FROM etl_run WHERE flow = 'self_check'")
-    assert rows == [(last.result(), last.state_details.flow_run_id, "completed", 0)]
