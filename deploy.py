@@ -9,8 +9,10 @@ Exit codes: 0 registered, 1 no env file, 2 gave up.
 import argparse
 import os
 import sys
+import tempfile
 import time
-from contextlib import chdir, suppress
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def main() -> int:
     try:
         _complete_environment(arguments.project)
         declared = _declared(arguments.project, arguments.deployment)
-        _deploy(arguments.project, declared, attempts=arguments.attempts, delay=arguments.delay)
+        with _prefect_file(arguments.project, arguments.working_directory) as file:
+            _deploy(arguments.project, declared, file, attempts=arguments.attempts, delay=arguments.delay)
     except DeployError as error:
         print(f"Gave up on {arguments.deployment}: {error}", file=sys.stderr)
         return 2
@@ -69,6 +72,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("deployment", metavar="deployment-name", help="its name in prefect.yaml")
     parser.add_argument(
         "--project", type=Path, default=ROOT, help="directory of prefect.yaml (default: %(default)s, beside this file)"
+    )
+    parser.add_argument(
+        "--working-directory",
+        type=Path,
+        help="directory in which flow runs find the code, instead of the build, push and pull steps of prefect.yaml",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -112,8 +120,27 @@ def _declared(project: Path, deployment: str) -> dict[str, Any]:
     return by_name[deployment]
 
 
-def _deploy(project: Path, declared: dict[str, Any], *, attempts: int, delay: float) -> None:
-    arguments = ["--no-prompt", "deploy", "--name", declared["name"]]
+@contextmanager
+def _prefect_file(project: Path, working_directory: Path | None) -> Iterator[Path]:
+    """Yield the prefect.yaml to register: the project's, or a copy whose flow runs change to a directory."""
+    file = project.absolute() / "prefect.yaml"
+    if working_directory is None:
+        yield file
+        return
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for part in (document, *document["deployments"]):
+        for steps in ("build", "push", "pull"):
+            part.pop(steps, None)
+    change = {"prefect.deployments.steps.set_working_directory": {"directory": str(working_directory.absolute())}}
+    document["pull"] = [change]
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / file.name
+        copy.write_text(yaml.safe_dump(document), encoding="utf-8")
+        yield copy
+
+
+def _deploy(project: Path, declared: dict[str, Any], file: Path, *, attempts: int, delay: float) -> None:
+    arguments = ["--no-prompt", "deploy", "--name", declared["name"], "--prefect-file", str(file)]
     # For projects whose prefect.yaml sets neither.
     if os.environ["DEPLOYMENT_VERSION"]:
         arguments += ["--version", os.environ["DEPLOYMENT_VERSION"]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -239,3 +240,24 @@ def _wait_for_end(client: SyncPrefectClient, run: FlowRun, worker: subprocess.Po
 
     limits.wait_until(has_ended, f"the end of {run.name}")
     return client.read_flow_run(run.id)
+
+
+def test_steps_that_were_made_for_a_container_are_replaced(
+    run: Run, prefect: SyncPrefectClient, root: Path, tmp_path: Path
+) -> None:
+    """Flow runs then begin in the platform's directory, whatever the project's build, push and pull steps are."""
+    document = yaml.safe_load((root / "prefect.yaml").read_text(encoding="utf-8"))
+    elsewhere = {"prefect.deployments.steps.set_working_directory": {"directory": "/app"}}
+    image = {"prefect_docker.deployments.steps.build_docker_image": {"image_name": "image", "tag": "latest"}}
+    document |= {"pull": [elsewhere], "build": [image], "push": [image]}
+    document["deployments"][0] |= {"pull": [elsewhere], "build": [image]}
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    (tmp_path / "run_prefect_flow.py").symlink_to(root / "run_prefect_flow.py")
+
+    options = ("--project", str(tmp_path), "--working-directory", str(tmp_path), "--no-env-file")
+    done = run("deploy.py", NAME, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    deployment = prefect.read_deployment_by_name(FULL_NAME)
+    assert working_directory(deployment) == str(tmp_path)
+    assert deployment.pull_steps
+    assert len(deployment.pull_steps) == 1
