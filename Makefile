@@ -71,7 +71,7 @@ status: service-status ## the same
 doctor: $(VENV)/controller ## collect what a helper would ask for into one file without secrets
 	@$(PLAY) playbooks/doctor.yml
 
-self-check: $(VENV)/controller ## run a flow and read the row that it writes back; prints JSON, sets an exit code; safe in production
+self-check: $(VENV)/controller ## run a flow of the platform that writes to the database; prints JSON, sets an exit code; safe in production
 	@$(PLAY) playbooks/self_check.yml
 
 login: $(VENV)/controller ## show the UI's address and its credentials
@@ -124,7 +124,7 @@ rejected-rows: $(VENV)/controller ## list the rows that each flow's last run rej
 export: $(VENV)/controller ## export a table as CSV: make export TABLE=observation > observation.csv
 	@$(if $(TABLE),,$(error Which table? As in make export TABLE=observation; make status lists them))
 	@$(ON) database runuser --user postgres -- env PGOPTIONS=-crole=biocirv_read psql --no-psqlrc --quiet --dbname biocirv_db \
-		--command 'COPY (SELECT * FROM "$(TABLE)") TO STDOUT (FORMAT csv, HEADER)'
+		--command 'COPY (SELECT * FROM "$(subst .,".",$(TABLE))") TO STDOUT (FORMAT csv, HEADER)'
 
 check-db-health: $(VENV)/controller ## check whether PostgreSQL accepts connections
 	@$(ON) database runuser --user postgres -- pg_isready

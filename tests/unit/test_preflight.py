@@ -6,8 +6,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
 
 WELL = {"database": ["db"], "prefect_server": ["app"], "prefect_worker": ["app", "w2"], "all": ["db", "app", "w2"]}
 FACTS = {
@@ -250,3 +253,42 @@ def test_a_service_is_listed_once(preflight: ModuleType) -> None:
 def test_what_a_playbook_passes_on_is_a_known_name(preflight: ModuleType) -> None:
     names = preflight.read_names(Path(__file__).parents[2] / "roles")
     assert {"release_archive_file", "backup_restore_file", "prefect_worker_limit", "prefect_api_url"} <= names
+
+
+def test_a_variable_that_the_wiring_sets_is_told_with_those_that_it_is_made_of(preflight: ModuleType) -> None:
+    wiring = {"postgresql_port": "{{ database_port }}", "backup_databases": "{{ database_databases }}"}
+    names = ["postgresql_port", "backup_databases", "database_port"]
+    made, own = preflight.wired_problems(names, wiring, ["database_port", "http_proxy"])
+    assert own == "postgresql_port has no effect in an inventory: set database_port instead, of which it is made."
+    assert made == "backup_databases has no effect in an inventory: the platform itself sets it."
+
+
+@pytest.mark.parametrize(
+    ("rights", "version", "is_well"),
+    [
+        (["maintain"], "17", True),
+        (["maintain"], "15", False),
+        (["own"], "15", True),
+        ([], "15", True),
+        (None, "", True),
+    ],
+)
+def test_a_right_that_postgresql_lacks_is_told(
+    preflight: ModuleType, rights: list[str] | None, version: str, *, is_well: bool
+) -> None:
+    assert (preflight.rights_problems(rights, version) == []) == is_well
+
+
+@pytest.mark.thorough
+def test_an_inventory_that_sets_what_has_no_effect_is_refused(preflight: ModuleType, tmp_path: Path) -> None:
+    """In the inventory's file as in group_vars beside it; the wiring's own values are none of the inventory's."""
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {one: {ansible_connection: local, postgresql_port: 1}}}")
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/all.yml").write_text("release_network_environment: {}\ndatabase_port: 5432\n")
+    loader = DataLoader()
+    inventory = InventoryManager(loader=loader, sources=[str(tmp_path / "hosts.yml")])
+    variables = VariableManager(loader=loader, inventory=inventory)
+    action = preflight.ActionModule.__new__(preflight.ActionModule)
+    names = action.set_names({"hostvars": HostVars(inventory, variables, loader), "inventory_hostname": "one"})
+    assert names >= {"postgresql_port", "release_network_environment", "database_port"}
+    assert "backup_port" not in names

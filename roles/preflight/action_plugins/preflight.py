@@ -17,6 +17,7 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible.vars.plugins import get_vars_from_inventory_sources
 
 GROUPS = ("database", "prefect_server", "prefect_worker")
 # Groups that must have exactly one host, each with the reason.
@@ -35,6 +36,8 @@ INVENTORY = "preflight (inventory)"
 MARK = "biocirv-survey "
 # An address that a service listens on.
 LISTENS = re.compile(r".+:[0-9]{1,5}")
+# First version of PostgreSQL with the privilege MAINTAIN.
+MAINTAIN = 17
 # Exit code of the survey's command where the host has no Python.
 NO_PYTHON = 93
 # Difference between the clocks of a host and of the controller from which on times are confused: a certificate may not
@@ -131,6 +134,30 @@ def name_problems(names: Iterable[str], known: set[str], roles: Iterable[str]) -
         hint = f"did you mean {near[0]}?" if near else "docs/variables.md lists those that there are."
         problems.append(f"{name} is no variable of any role: {hint} If it is yours, name it otherwise.")
     return problems
+
+
+def wired_problems(names: Iterable[str], wiring: Mapping[str, object], known: Iterable[str]) -> list[str]:
+    """Return the variables of an inventory that have no effect, because the wiring makes them of others.
+
+    names: those that the inventory sets; wiring: name -> template, of the wiring's file; known: those that an inventory
+    may set.
+    """
+    problems = []
+    for name in sorted(set(names) & wiring.keys()):
+        made_of = sorted(set(re.findall(r"\b[a-z][a-z0-9_]+\b", str(wiring[name]))) & set(known))
+        hint = f"set {' or '.join(made_of)} instead, of which it is made" if made_of else "the platform itself sets it"
+        problems.append(f"{name} has no effect in an inventory: {hint}.")
+    return problems
+
+
+def rights_problems(rights: object, version: str) -> list[str]:
+    """Return that PostgreSQL's version lacks a right that flows shall have; an empty version is not known."""
+    if not isinstance(rights, list) or "maintain" not in rights or not version.isdecimal() or int(version) >= MAINTAIN:
+        return []
+    return [
+        f"database_flow_rights: PostgreSQL {version} has no right to maintain tables, which is new in {MAINTAIN}: "
+        "write [own], with which flows act as the owner."
+    ]
 
 
 def host_problems(facts: Mapping[str, Any], limits: Mapping[str, int]) -> list[str]:
@@ -399,6 +426,11 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             *checked("prefect_api_url", url_problems, self.value("prefect_api_url", variables)),
             *key_problems(self.value("prefect_encryption_key", variables)),
             *port_problems("database_port", self.value("database_port", variables)),
+            *wired_problems(self.set_names(variables), self.wiring(), specs[INVENTORY]),
+            *rights_problems(
+                self.value("database_flow_rights", variables),
+                self.versions(variables).get(f"{facts['distribution']} {facts['distribution_major_version']}", ""),
+            ),
             *address_problems("database_address", self.value("database_address", variables)),
             *address_problems("prefect_api_url", host_of(self.value("prefect_api_url", variables))),
         ]
@@ -446,11 +478,6 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         firewall = yaml.safe_load((roles / "firewall/defaults/main.yml").read_text(encoding="utf-8"))
         ssh = self.value("firewall_ssh_ports", variables) or firewall["firewall_ssh_ports"]
         ssh = [*(ssh if isinstance(ssh, list) else []), self.value("ansible_port", variables)]
-        postgresql = yaml.safe_load((roles / "postgresql/vars/main.yml").read_text(encoding="utf-8"))
-        version = self.value("postgresql_version", variables)
-        # A database elsewhere is on none of the hosts.
-        is_elsewhere = "database" not in variables["group_names"] or self.value("database_administrator", variables)
-        versions = {} if is_elsewhere else postgresql["__postgresql_distribution_versions"]
         asked = {
             "names": list(names.values()),
             "addresses": list(proxies.values()),
@@ -463,7 +490,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
                 for service in mappings(self.value("__host_services", variables))
             ],
             "accounts": self.value("base_accounts", variables) or [],
-            "postgresql": {system: str(version or default) for system, default in versions.items()},
+            "postgresql": self.versions(variables),
             "port": self.number("database_port", variables),
             "open_ports": [f"tcp/{port}" for port in ssh if port]
             + [f"{rule.get('protocol', 'tcp')}/{rule.get('port')}" for rule in rules],
@@ -475,6 +502,30 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         program = (roles / "preflight/files/survey.py").read_bytes()
         answer: dict[str, Any] = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(command)}", in_data=program)
         return answer
+
+    def versions(self, variables: Mapping[str, Any]) -> dict[str, str]:
+        """Return the version of PostgreSQL by the system, such as "Debian 13"; none where the host does not run it."""
+        if "database" not in variables["group_names"] or self.value("database_administrator", variables):
+            return {}
+        path = Path(self._task.args["roles"]) / "postgresql/vars/main.yml"
+        versions = yaml.safe_load(path.read_text(encoding="utf-8"))["__postgresql_distribution_versions"]
+        version = self.number("postgresql_version", variables)
+        return {system: str(version or default) for system, default in versions.items()}
+
+    def wiring(self) -> dict[str, object]:
+        """Return the variables of roles that the platform makes of an operator's."""
+        path = Path(self._task.args["roles"]).parent / "playbooks/group_vars/all/wiring.yml"
+        wiring: dict[str, object] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {name: value for name, value in wiring.items() if not name.startswith("__")}
+
+    def set_names(self, variables: Mapping[str, Any]) -> set[str]:
+        """Return the names of the variables that the inventory sets for the host, in its files and beside them."""
+        hostvars = variables["hostvars"]
+        inventory, loader = hostvars._inventory, hostvars._loader
+        host = inventory.get_host(variables["inventory_hostname"])
+        entities = [*host.get_groups(), host]
+        beside = get_vars_from_inventory_sources(loader, inventory._sources, entities, "task")
+        return {*beside, *(name for entity in entities for name in entity.vars)}
 
     def needed(self, variables: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the names that the host must resolve, and the proxies (name:port) that must answer it, by variable."""

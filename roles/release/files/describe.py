@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import prefect
 from alembic.config import Config
@@ -24,7 +24,7 @@ def main() -> None:
     for distribution in importlib.metadata.distributions():
         origin = json.loads(distribution.read_text("direct_url.json") or "{}")
         if "dir_info" in origin:
-            local |= {path.parts[0] for path in distribution.files or [] if path.suffix == ".py"}
+            local |= {name for path in distribution.files or [] if (name := module(path))}
         else:
             installed.append(f"{distribution.name}=={distribution.version}")
     print(
@@ -35,10 +35,17 @@ def main() -> None:
                 "prefect_version": importlib.metadata.version("prefect"),
                 # If only the application's own packages change, processes that do not import them need no restart.
                 "environment": digest([sys.version, *sorted(installed), *sorted(conda_packages())]),
-                "modules": sorted(name.removesuffix(".py") for name in local),
+                "modules": sorted(local),
             }
         )
     )
+
+
+def module(path: PurePath) -> str:
+    """Return the module that a file of a distribution is, or an empty string; running is what `__main__` is for."""
+    parts = [*path.parent.parts, path.stem] if path.stem != "__init__" else path.parent.parts
+    is_one = path.suffix == ".py" and path.stem != "__main__" and all(part.isidentifier() for part in parts)
+    return ".".join(parts) if is_one else ""
 
 
 def schema(name: str, config: Config) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Test a release before its activation: its packages can be imported, and the flows in prefect.yaml can be loaded.
+"""Test a release before its activation: its modules can be imported, and the flows in prefect.yaml can be loaded.
 
 Run by the release's own Python, in its working directory, as an account without write permission. Prints one line for
 each module or flow that cannot be loaded, and then exits with 1.

@@ -74,12 +74,16 @@ PLANNED_MOST, PLANNED_FAR = 100, timedelta(days=30)
 PLANNED_GRACE = timedelta(minutes=5)
 COUNTS = r"""
 SELECT json_object_agg(name, rows) FROM (
-  SELECT table_name AS name,
+  SELECT CASE table_schema WHEN 'public' THEN table_name ELSE table_schema || '.' || table_name END AS name,
          (xpath('/row/count/text()',
-                query_to_xml(format('SELECT count(*) FROM %I', table_name), false, true, '')))[1]::text::bigint AS rows
+                query_to_xml(format('SELECT count(*) FROM %I.%I', table_schema, table_name),
+                             false, true, '')))[1]::text::bigint AS rows
     FROM information_schema.tables
-   WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND table_name <> 'alembic_version'
-   ORDER BY table_name) AS counts
+   WHERE table_schema NOT IN ('pg_catalog', 'information_schema') AND table_type = 'BASE TABLE'
+     AND table_name <> 'alembic_version'
+     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e'
+                        AND objid = to_regclass(format('%I.%I', table_schema, table_name)))
+   ORDER BY table_schema <> 'public', table_schema, table_name) AS counts
 """
 PSQL = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
 
