@@ -154,6 +154,12 @@ def test_a_cluster_that_is_in_the_way_is_told(
     assert [words in problem for problem in problems] == ([True] if words else [])
 
 
+def test_a_cluster_that_was_upgraded_may_stay_beside_the_new_one(survey: ModuleType, tmp_path: Path) -> None:
+    make_cluster(tmp_path, "15", "main", port=5433, own=True, used=True)
+    make_cluster(tmp_path, "17", "main", own=True, used=True)
+    assert list(survey.cluster_problems(survey.clusters(tmp_path), "17", 5432)) == []
+
+
 def test_sites_of_another_nginx_are_told(survey: ModuleType, tmp_path: Path) -> None:
     write(tmp_path / "etc/nginx/sites-enabled/default")
     assert list(survey.site_problems(tmp_path)) == []

@@ -308,7 +308,9 @@ def site_problems(root: Path) -> Iterator[str]:
 
 def cluster_problems(present: Iterable[Cluster], version: str, port: int) -> Iterator[str]:
     """Tell of clusters that hold the platform's data in another version, have its port, or would be taken over."""
-    for each in present:
+    found = list(present)
+    is_upgraded = any((each.version, each.name, each.own) == (version, "main", True) for each in found)
+    for each in found:
         name = f"PostgreSQL's cluster {each.version}/{each.name}"
         is_wanted = (each.version, each.name) == (version, "main")
         if is_wanted and each.used and not each.own:
@@ -317,7 +319,7 @@ def cluster_problems(present: Iterable[Cluster], version: str, port: int) -> Ite
                 "postgresql_version to another version, use another host, or name its administrator's login in "
                 "database_administrator."
             )
-        elif not is_wanted and each.own:
+        elif not is_wanted and each.own and not is_upgraded:
             yield (
                 f"{name} holds this platform's data, and the platform would run {version}/main: `make backup`, then "
                 'follow "Upgrade Debian" in docs/operate.md, which moves the data; or set postgresql_version to '

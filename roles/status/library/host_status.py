@@ -11,7 +11,7 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ options:
   prefect:
     type: dict
     default: {}
-    description: C(url) of Prefect's API, C(user), and the C(pool) and C(deployment) to look at.
+    description:
+      - C(url) of Prefect's API, C(user), and the C(pool) and C(deployment) to look at.
+      - C(schedules_program), which lists deployments whose runs are not planned, and its C(environment_file).
   prefect_password: {type: str, default: '', description: The user's password.}
 """
 RETURN = r"""
@@ -67,11 +69,6 @@ TIMEOUT_SECONDS = 10
 LIMIT_SECONDS = 8
 # Entries of the journal by which systemd says that it starts a unit again after a failure.
 RESTARTED = "MESSAGE_ID=5eb03494b6584870a536b337290809b3"
-# Prefect plans at least so many runs of a schedule, and so far, ahead; at most 100 runs and 100 days. It looks once a
-# minute for what is to be planned, and plans anew after a deployment was changed.
-PLANNED_RUNS, PLANNED_AHEAD = 3, timedelta(hours=1)
-PLANNED_MOST, PLANNED_FAR = 100, timedelta(days=30)
-PLANNED_GRACE = timedelta(minutes=5)
 COUNTS = r"""
 SELECT json_object_agg(name, rows) FROM (
   SELECT CASE table_schema WHEN 'public' THEN table_name ELSE table_schema || '.' || table_name END AS name,
@@ -117,6 +114,11 @@ def run(*command: str, accepted: Iterable[int] = (0,), stdin: str | None = None,
     if done.returncode not in accepted:
         raise NoAnswerError(" ".join((done.stderr or done.stdout).split()) or f"`{command[0]}` failed")
     return done.stdout
+
+
+def run_in_environment(file: str, *command: str) -> str:
+    """Return the output of a command with the variables of a unit's environment file; raises as run does."""
+    return run("sh", "-c", 'set -a && . "$1" && shift && exec "$@"', "sh", file, *command)
 
 
 def services(units: list[str]) -> list[dict[str, Any]]:
@@ -215,7 +217,7 @@ def schema(file: str, program: str, record: str) -> dict[str, list[str]]:
     file: environment file of a unit that names the database; program: prints revisions and tables; record: what it
     printed after the last migration, which an installation may not have yet.
     """
-    found: dict[str, list[str]] = json.loads(run("sh", "-c", 'set -a && . "$1" && exec "$2"', "sh", file, program))
+    found: dict[str, list[str]] = json.loads(run_in_environment(file, program))
     recorded = json.loads(Path(record).read_text(encoding="utf-8")) if Path(record).is_file() else found
     # After a restore, the database can be at another revision until it is migrated.
     gone = set(recorded["tables"]) - set(found["tables"]) if recorded["revisions"] == found["revisions"] else set()
@@ -231,29 +233,11 @@ def rows(database: str, port: int) -> dict[str, int]:
     return found
 
 
-def is_frequent(schedule: dict[str, Any]) -> bool:
-    """Return whether a schedule of Prefect always has a run within the 100 days for which runs are planned.
-
-    Of others, such as once a year, or a rule that ends or has yet to begin, no planned run may be right.
-    """
-    if "cron" in schedule:
-        # Minute, hour, day of the month, month, day of the week; or a name such as @daily.
-        fields = str(schedule["cron"]).split()
-        return (len(fields) < 5 and fields != ["@yearly"]) or (len(fields) >= 5 and fields[3] == "*")
-    if "rrule" in schedule:
-        rule = str(schedule["rrule"])
-        return bool(re.search("FREQ=(MINUTELY|HOURLY|DAILY|WEEKLY)", rule)) and not re.search(
-            "UNTIL|COUNT|BYMONTH|BYYEARDAY|BYWEEKNO|DTSTART", rule
-        )
-    return timedelta(seconds=float(schedule["interval"])) <= PLANNED_FAR
-
-
 class Prefect:
     """Prefect's API."""
 
     def __init__(self, access: dict[str, str], password: str, ca_file: str) -> None:
         self._access, self._password, self._ca_file = access, password, ca_file
-        self._now = datetime.now(UTC)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
         """Return the answer to a GET, or to a POST if there is a body."""
@@ -293,7 +277,7 @@ class Prefect:
             "running": counts[0],
             "late": counts[1],
             "late_since": self.late_since(in_pool) if counts[1] else "",
-            "lagging": list(self.lagging()),
+            "lagging": self.lagging(),
             "last_run": self.last_run(),
         }
 
@@ -303,29 +287,10 @@ class Prefect:
         found = self.ask("/flow_runs/filter", {**in_pool, **query})
         return str(found[0]["expected_start_time"]) if found else ""
 
-    def lagging(self) -> Iterable[str]:
-        """Yield the deployments with an active schedule whose planned runs do not reach ahead as they should."""
-        for deployment in self.ask("/deployments/filter", {}):
-            schedules = [each for each in deployment["schedules"] if each["active"]]
-            changed = [datetime.fromisoformat(each["updated"]) for each in (deployment, *schedules) if each["updated"]]
-            is_new = max(changed, default=self._now) > self._now - PLANNED_GRACE
-            if deployment["paused"] or is_new or not any(is_frequent(each["schedule"]) for each in schedules):
-                continue
-            planned = self.ask(
-                "/flow_runs/filter",
-                {
-                    "sort": "EXPECTED_START_TIME_DESC",
-                    "limit": PLANNED_MOST,
-                    "deployments": {"id": {"any_": [deployment["id"]]}},
-                    "flow_runs": {"expected_start_time": {"after_": (self._now - PLANNED_GRACE).isoformat()}},
-                },
-            )
-            ahead = datetime.fromisoformat(planned[0]["expected_start_time"]) if planned else self._now
-            reach = ahead - self._now
-            few = len(planned) < PLANNED_RUNS and reach < PLANNED_FAR
-            near = len(planned) < PLANNED_MOST and reach < PLANNED_AHEAD - PLANNED_GRACE
-            if few or near:
-                yield deployment["name"]
+    def lagging(self) -> list[str]:
+        """Return the deployments with an active schedule whose planned runs do not reach ahead as they should."""
+        program = self._access["schedules_program"]
+        return run_in_environment(self._access["environment_file"], program, "--list").splitlines()
 
     def last_run(self) -> list[dict[str, Any]]:
         """Return the last run of the first deployment, and its sub-flow runs."""
