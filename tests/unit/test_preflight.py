@@ -73,6 +73,26 @@ def test_what_is_well_is_not_told(preflight: ModuleType) -> None:
     assert preflight.network_problems("database_clients", ["10.1.0.0/24", "::1/128"]) == []
 
 
+@pytest.mark.parametrize(
+    "repository",
+    ["https://git.example/it.git", "ssh://git@git.example/it", "git@git.example:it.git", "/srv/it", "file:///srv/it"],
+)
+def test_a_source_of_a_whole_commit_is_well(preflight: ModuleType, repository: str) -> None:
+    assert preflight.source_problems("", "") == preflight.source_problems(repository, "0123456789" * 4) == []
+
+
+@pytest.mark.parametrize("repository", ["ext::sh -c id", "http://git.example/it", "git://git.example/it", "ext://sh"])
+def test_a_source_by_another_protocol_is_told(preflight: ModuleType, repository: str) -> None:
+    (problem,) = preflight.source_problems(repository, "0123456789" * 4)
+    assert problem.startswith(f"release_git_repository names the protocol {repository.partition(':')[0]}: use https")
+
+
+@pytest.mark.parametrize("version", ["", None, "main", "v1", "0123456", "HEAD"])
+def test_a_source_that_others_can_move_is_told(preflight: ModuleType, version: str | None) -> None:
+    (problem,) = preflight.source_problems("https://git.example/it.git", version)
+    assert problem.startswith(f"release_git_version is {version or 'empty'}: write the full id of a commit")
+
+
 def test_a_key_a_port_and_a_network_that_cannot_be_are_told(preflight: ModuleType) -> None:
     (problem,) = preflight.key_problems("short")
     assert problem.startswith("prefect_encryption_key must be of 32")

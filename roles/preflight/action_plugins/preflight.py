@@ -303,6 +303,27 @@ def address_problems(name: str, address: object) -> list[str]:
     return [f"{name} names {address}: give that IPv6 address a name, in DNS or /etc/hosts, and write the name."]
 
 
+def source_problems(repository: object, version: object) -> list[str]:
+    """Return the problems of a git repository as source, and of the commit to use; an empty repository is none."""
+    if not repository:
+        return []
+    problems = []
+    # What git takes for a path or for ssh (host:path), or names of protocols.
+    if (protocol := re.match(r"([A-Za-z0-9+.-]+)::?//|([A-Za-z0-9+.-]+)::", str(repository))) and (
+        protocol[1] or protocol[2]
+    ) not in ("https", "ssh", "file"):
+        problems.append(
+            f"release_git_repository names the protocol {protocol[1] or protocol[2]}: use https, ssh or a path, as "
+            "others do not authenticate the server, or run programs."
+        )
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", str(version or "")):
+        problems.append(
+            f"release_git_version is {version or 'empty'}: write the full id of a commit, because tags and branches "
+            "can be moved. `git ls-remote <repository>` lists those of tags and branches."
+        )
+    return problems
+
+
 def network_problems(name: str, networks: object) -> list[str]:
     """Return the entries of a list that are no networks in CIDR notation; what is no list is reported elsewhere.
 
@@ -425,6 +446,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             *checked("Files", file_problems, files),
             *checked("prefect_api_url", url_problems, self.value("prefect_api_url", variables)),
             *key_problems(self.value("prefect_encryption_key", variables)),
+            *source_problems(*(self.value(f"release_git_{name}", variables) for name in ("repository", "version"))),
             *port_problems("database_port", self.value("database_port", variables)),
             *wired_problems(self.set_names(variables), self.wiring(), specs[INVENTORY]),
             *rights_problems(
