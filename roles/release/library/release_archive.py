@@ -137,7 +137,7 @@ def check_manifest(archive: Path, manifest: dict[str, Any]) -> None:
         for name, pattern, default in (("id", ID, ""), ("alembic_config", FILE_NAME, "alembic.ini"))
         if not pattern.fullmatch(str(manifest.get(name, default)))
     ]
-    texts = [manifest]
+    texts: list[Any] = [manifest]
     while texts:
         text = texts.pop()
         if isinstance(text, dict | list):
