@@ -50,7 +50,7 @@ def test_the_program_answers_as_preflight_runs_it(survey: ModuleType, listening:
         "names": ["localhost", "no-such-name.invalid"],
         "addresses": [f"127.0.0.1:{everywhere}", "127.0.0.1:1"],
         "services": [{"unit": "mine.service", "listens": [f"127.0.0.1:{local}", "127.0.0.1:1"], "own": True}],
-        "accounts": ["root"],
+        "accounts": ["daemon"],
         "postgresql": {},
         "port": 5432,
         "open_ports": [],
@@ -72,7 +72,7 @@ def test_the_program_answers_as_preflight_runs_it(survey: ModuleType, listening:
     program_name = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
     assert taken.startswith(f"tcp/{local} ({program_name}")
     assert f"listens where mine.service will (127.0.0.1:{local})" in taken
-    assert account.startswith("the account root is not this platform's")
+    assert account.startswith("the account daemon is not this platform's")
     (closed,) = closing
     assert f"tcp/{everywhere} " in closed
     assert f"udp/{datagrams} " in closed
@@ -97,7 +97,7 @@ def test_addresses_are_read_as_the_kernel_writes_them(survey: ModuleType, line: 
     [("*:443", True), ("[::]:443", True), ("192.0.2.1:443", True), ("192.0.2.2:443", False), ("*:444", False)],
 )
 def test_an_address_is_taken_by_who_listens_on_it(survey: ModuleType, listens: str, *, taken: bool) -> None:
-    other = survey.Listener("tcp", "192.0.2.1", 443, "apache2", "apache2.service")
+    other = survey.Listener("tcp", "192.0.2.1", 443, "root", "apache2", "apache2.service")
     problems = list(survey.port_problems([{"unit": "nginx.service", "listens": [listens]}], [other]))
     assert (problems != []) == taken
     assert all(problem.startswith("tcp/443 (apache2, apache2.service) listens where") for problem in problems)
@@ -106,16 +106,24 @@ def test_an_address_is_taken_by_who_listens_on_it(survey: ModuleType, listens: s
 @pytest.mark.parametrize(
     ("listener", "told"),
     [
-        (("udp", "192.0.2.1", 161, "snmpd", "snmpd.service"), "udp/161 (snmpd, snmpd.service)"),
-        (("udp", "192.0.2.1", 51820, "", ""), "udp/51820"),  # WireGuard's, which is the kernel's
-        (("tcp", "192.0.2.1", 8080, "docker-proxy", "docker.service"), "tcp/8080 (docker-proxy, docker.service)"),
-        (("udp", "192.0.2.1", 68, "dhclient", ""), ""),
-        (("tcp", "::1", 8080, "ours", ""), ""),
-        (("tcp", "192.0.2.1", 22, "sshd", "ssh.service"), ""),
-        (("udp", "192.0.2.1", 5353, "avahi-daemon", ""), ""),
+        (("udp", "192.0.2.1", 161, "Debian-snmp", "snmpd", "snmpd.service"), "udp/161 (snmpd, snmpd.service)"),
+        (
+            ("udp", "192.0.2.1", 51820, "root", "", ""),
+            "udp/51820 (of account root)",
+        ),  # WireGuard's, which is the kernel's
+        (
+            ("tcp", "192.0.2.1", 8080, "root", "docker-proxy", "docker.service"),
+            "tcp/8080 (docker-proxy, docker.service)",
+        ),
+        (("udp", "192.0.2.1", 68, "root", "dhclient", ""), ""),
+        (("tcp", "::1", 8080, "root", "ours", ""), ""),
+        (("tcp", "192.0.2.1", 22, "root", "sshd", "ssh.service"), ""),
+        (("udp", "192.0.2.1", 5353, "avahi", "avahi-daemon", ""), ""),
     ],
 )
-def test_who_would_be_cut_off_is_told(survey: ModuleType, listener: tuple[str, str, int, str, str], told: str) -> None:
+def test_who_would_be_cut_off_is_told(
+    survey: ModuleType, listener: tuple[str, str, int, str, str, str], told: str
+) -> None:
     problems = list(survey.closing_problems([survey.Listener(*listener)], ["tcp/22"], ["udp/5353"]))
     assert [told in problem for problem in problems] == ([True] if told else [])
     assert all("preflight_closed_ports: [" in problem for problem in problems)

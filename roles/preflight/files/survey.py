@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -32,19 +33,24 @@ FIRST_USER_OID = 16384
 
 
 class Listener(NamedTuple):
-    """A socket that waits for others. `unit` and `program` are empty for one of the kernel itself."""
+    """A socket that waits for others.
+
+    account: of the process that opened it. program, unit: empty for one of the kernel itself, and in a container whose
+    root may not look into other accounts' processes.
+    """
 
     protocol: str
     address: str
     port: int
+    account: str
     program: str
     unit: str
 
     @property
     def name(self) -> str:
         """Return protocol and port, and who listens."""
-        who = ", ".join(part for part in (self.program, self.unit) if part)
-        return f"{self.protocol}/{self.port}" + (f" ({who})" if who else "")
+        who = ", ".join(part for part in (self.program, self.unit) if part) or f"of account {self.account}"
+        return f"{self.protocol}/{self.port} ({who})"
 
     def is_local(self) -> bool:
         """Return whether only the host itself can reach it."""
@@ -83,9 +89,13 @@ def survey(asked: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
     found = facts(root)
     found["unresolved_names"] = [name for name in asked["names"] if not is_resolved(name)]
     found["silent_addresses"] = [address for address in asked["addresses"] if not answers(address)]
-    listening = listeners(root)
     patterns = [service["unit"] for service in asked["services"]]
-    others = [each for each in listening if not any(fnmatchcase(each.unit, pattern) for pattern in patterns)]
+    own = {*asked["accounts"], *(["postgres"] if asked["postgresql"] else [])}
+    others = [
+        each
+        for each in listeners(root)
+        if each.account not in own and not any(fnmatchcase(each.unit, pattern) for pattern in patterns)
+    ]
     found["time"] = time.time()
     problems = [
         *port_problems(asked["services"], others),
@@ -198,13 +208,22 @@ def listeners(root: Path) -> list[Listener]:
                 if fields[3] != LISTEN[protocol] or int(remote, 16) != 0:
                     continue
                 program, unit = owners.get(fields[9], ("", ""))
-                number = int(port, 16)
-                # A UDP socket of a client looks as one of a service, but for its port, which the kernel chose.
-                if protocol == "udp" and program and first <= number <= last:
+                owner, number = account(int(fields[7])), int(port, 16)
+                # A UDP socket of a client looks as one of a service, but for its port, which the kernel chose. The kernel
+                # itself, as for WireGuard, is of root.
+                if protocol == "udp" and first <= number <= last and (program or owner != "root"):
                     continue
-                listener = Listener(protocol, readable(address), number, program, unit)
+                listener = Listener(protocol, readable(address), number, owner, program, unit)
                 found[listener] = None
     return list(found)
+
+
+def account(number: int) -> str:
+    """Return the name of an account; its number if it has none."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def readable(address: str) -> str:
