@@ -209,8 +209,8 @@ def listeners(root: Path) -> list[Listener]:
                     continue
                 program, unit = owners.get(fields[9], ("", ""))
                 owner, number = account(int(fields[7])), int(port, 16)
-                # A UDP socket of a client looks as one of a service, but for its port, which the kernel chose. The kernel
-                # itself, as for WireGuard, is of root.
+                # A UDP socket of a client looks as one of a service, but for its port, which the kernel chose. One of
+                # the kernel itself, as for WireGuard, is of root.
                 if protocol == "udp" and first <= number <= last and (program or owner != "root"):
                     continue
                 listener = Listener(protocol, readable(address), number, owner, program, unit)
