@@ -43,6 +43,7 @@ options:
   schema_program: {type: path, default: '', description: Program that prints its revisions and tables as JSON.}
   schema_record: {type: path, default: '', description: What it printed after the last migration.}
   database: {type: str, default: '', description: Database on this host whose rows are counted.}
+  database_login: {type: str, default: '', description: Login that can read its tables.}
   database_port: {type: int, default: 5432, description: PostgreSQL's port.}
   prefect:
     type: dict
@@ -224,9 +225,13 @@ def schema(file: str, program: str, record: str) -> dict[str, list[str]]:
     return {"revisions": found["revisions"], "missing_tables": sorted(gone)}
 
 
-def rows(database: str, port: int) -> dict[str, int]:
-    """Return the number of rows of each of a database's tables."""
-    command = (*PSQL, "--dbname", database, "--port", str(port), "--command", COUNTS)
+def rows(database: str, login: str, port: int) -> dict[str, int]:
+    """Return the number of rows of each of a database's tables.
+
+    login: one that can read them, and nothing else: in the session of a superuser, functions of the database's owner
+    that have names of PostgreSQL's would run as superuser.
+    """
+    command = (*PSQL, "--dbname", database, "--username", login, "--port", str(port), "--command", COUNTS)
     # The server ends a count that takes too long; of a database without tables, the sum of them is NULL.
     counted = run("runuser", "--user", "postgres", "--", *command, PGOPTIONS=f"-cstatement_timeout={LIMIT_SECONDS}s")
     found: dict[str, int] = json.loads(counted.strip() or "{}")
@@ -333,6 +338,7 @@ def main() -> None:
             "schema_program": {"type": "path", "default": ""},
             "schema_record": {"type": "path", "default": ""},
             "database": {"type": "str", "default": ""},
+            "database_login": {"type": "str", "default": ""},
             "database_port": {"type": "int", "default": 5432},
             "prefect": {"type": "dict", "default": {}},
             "prefect_password": {"type": "str", "default": "", "no_log": True},
@@ -351,7 +357,7 @@ def main() -> None:
     if asked["environment_file"]:
         parts["schema"] = lambda: schema(asked["environment_file"], asked["schema_program"], asked["schema_record"])
     if asked["database"]:
-        parts["rows"] = lambda: rows(asked["database"], asked["database_port"])
+        parts["rows"] = lambda: rows(asked["database"], asked["database_login"], asked["database_port"])
     if asked["prefect"]:
         parts["prefect"] = Prefect(asked["prefect"], asked["prefect_password"], asked["ca_file"]).report
     with ThreadPoolExecutor(len(parts)) as pool:

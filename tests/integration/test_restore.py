@@ -1,0 +1,170 @@
+"""The scripts of `make restore`: whoever owns a database, with its functions and settings, gets no more."""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docker
+import jinja2
+import pytest
+from docker.models.containers import Container
+
+from tests import limits
+
+ROLES = Path(__file__).parents[2] / "roles"
+CONNECTIONS = [{"database": "it", "roles": ["it_owner"], "local": ["it_owner"]}]
+ROLES_SQL = """
+CREATE ROLE it_owner CREATEROLE; CREATE ROLE it_reader ADMIN it_owner; CREATE ROLE it_login LOGIN IN ROLE it_owner;
+ALTER ROLE it_login SET role = it_owner;
+"""
+# What the owner does to become superuser, in each way that runs in a session of another.
+FUNCTIONS = """
+CREATE FUNCTION rise() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('role', 'none', false);
+    PERFORM set_config('session_authorization', 'postgres', false);
+    EXECUTE 'ALTER ROLE it_owner SUPERUSER';
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN true;
+END $$;
+CREATE TABLE checked (id integer CHECK (rise()));
+-- The constraint is met without its function while the dump is made.
+ALTER TABLE checked DISABLE TRIGGER ALL;
+CREATE TABLE plain (id integer PRIMARY KEY, note text);
+INSERT INTO plain VALUES (1, 'kept');
+CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE sql AS 'SELECT public.rise()::text';
+CREATE FUNCTION public.string_agg(name, text) RETURNS text LANGUAGE sql AS 'SELECT public.rise()::text';
+CREATE VIEW alembic_version AS SELECT 'x'::text AS version_num WHERE rise();
+"""
+# What a filter by lines lets through of the first leaves its string open; the second continues outside of it.
+SETTINGS = r"""
+ALTER DATABASE it SET application_name = E'x\n;';
+ALTER DATABASE it SET search_path = E'; ALTER ROLE it_owner SUPERUSER; --', "$user", public, E'odd, "name';
+ALTER ROLE it_reader IN DATABASE it SET application_name = E'$do$; \\! touch /tmp/ran\n\\gexec';
+ALTER DATABASE it SET work_mem = '5MB';
+ALTER DATABASE it CONNECTION LIMIT 7;
+REVOKE ALL ON DATABASE it FROM PUBLIC;
+GRANT CONNECT ON DATABASE it TO it_reader WITH GRANT OPTION;
+"""
+STATE = """
+SELECT datconnlimit, datacl,
+       (SELECT array_agg(entry ORDER BY entry)
+          FROM pg_db_role_setting, unnest(setconfig) AS entry WHERE setdatabase = pg_database.oid)
+  FROM pg_database WHERE datname = 'it'
+"""
+Sql = Callable[..., str]
+
+
+@pytest.fixture
+def container() -> Iterator[Container]:
+    """Start a PostgreSQL with the platform's client authentication."""
+    container = docker.from_env().containers.run("biocirv-postgresql:test", detach=True, remove=True)
+    try:
+        environment = jinja2.Environment(trim_blocks=True)  # noqa: S701 - no HTML
+        environment.filters["regex_replace"] = lambda value, pattern, to: re.sub(pattern, to, value)
+        for name in ("pg_hba.conf", "pg_ident.conf"):
+            template = environment.from_string((ROLES / f"postgresql/templates/{name}.j2").read_text(encoding="utf-8"))
+            text = template.render(
+                ansible_managed="",
+                postgresql_connections=CONNECTIONS,
+                postgresql_clients=["127.0.0.1/32"],
+                postgresql_local_logins=["it_login"],
+            )
+            execute(container, f"cat > $(ls -d /etc/postgresql/*/main)/{name} <<'END'\n{text}\nEND\n")
+        program = (ROLES / "base/files/dump-database").read_text(encoding="utf-8")
+        execute(container, f"mkdir -p /opt/biocirv/bin && cat > /opt/biocirv/bin/dump-database <<'END'\n{program}END\n")
+        execute(container, "chmod 755 /opt/biocirv/bin/dump-database && install -d -o postgres /dumps")
+        limits.wait_until(lambda: container.exec_run("pg_isready").exit_code == 0, "PostgreSQL starts")
+        execute(container, "kill -HUP 1")
+        for statements in (ROLES_SQL, "CREATE DATABASE it OWNER it_owner"):
+            execute(container, 'exec psql -Xqc "$1"', statements, user="postgres")
+        yield container
+    finally:
+        container.stop()
+
+
+def execute(container: Container, script: str, *arguments: str, user: str = "root") -> str:
+    """Run a shell script; return its output."""
+    command = ["docker", "exec", "--user", user, container.id, "sh", "-c", script, "script", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def sql(container: Container) -> Sql:
+    """Return a function that runs statements, as the owner's login or as the superuser."""
+
+    def run(statements: str, database: str = "it", login: str = "it_login") -> str:
+        program = 'exec psql -AtXq -v ON_ERROR_STOP=1 -U "$1" -d "$2" -c "$3"'
+        return execute(container, program, login, database, statements, user="postgres")
+
+    return run
+
+
+def restore(container: Container, dump: str) -> None:
+    """Do what roles/backup/tasks/replace.yml does."""
+    beside, replace = (
+        (ROLES / f"backup/files/{name}").read_text(encoding="utf-8")
+        for name in ("restore-beside.sh", "replace-database.sh")
+    )
+    execute(container, beside, dump, "5432", "it", "it_owner", "it_login")
+    execute(container, replace, "/dumps", "5", "5432", "it", "it_login", user="postgres")
+
+
+def superusers(sql: Sql) -> str:
+    """Return the names of superusers."""
+    return sql("SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper", "postgres", "postgres")
+
+
+def test_the_owner_of_a_dump_stays_the_owner(container: Container, sql: Sql) -> None:
+    """Constraints, functions with names of PostgreSQL's, views and settings run as the owner, or not at all."""
+    sql(FUNCTIONS)
+    sql(SETTINGS)
+    sql("INSERT INTO checked VALUES (1)")
+    assert superusers(sql) == "postgres"
+    execute(container, "cd / && pg_dump -Fc -f /tmp/it.dump it && chmod 600 /tmp/it.dump", user="postgres")
+    before = sql(STATE, "postgres", "postgres")
+    assert "work_mem=5MB" in before
+    assert "SUPERUSER" in before
+
+    restore(container, "/tmp/it.dump")  # noqa: S108 - in the container
+
+    assert superusers(sql) == "postgres"
+    assert sql(STATE, "postgres", "postgres") == before
+    assert execute(container, "ls /tmp/ran 2>/dev/null || echo none") == "none"
+    assert sql("SELECT note FROM plain") == "kept"
+    owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert sql(owners, "it", "postgres") == "it_owner"
+
+
+def test_extensions_that_only_a_superuser_creates_come_back(container: Container, sql: Sql) -> None:
+    """With the rows that a dump has of them, and the owner has no lasting permission on these tables."""
+    extension = """
+cd $(pg_config --sharedir)/extension
+echo "default_version = '1'" > it_words.control
+cat > it_words--1.sql <<'END'
+CREATE TABLE it_word (word text);
+GRANT SELECT ON it_word TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('it_word', 'WHERE true');
+END
+"""
+    execute(container, extension.replace("$(pg_config --sharedir)", "$(ls -d /usr/share/postgresql/*)"))
+    sql("CREATE EXTENSION it_words; INSERT INTO it_word VALUES ('one')", "it", "postgres")
+    sql("CREATE EXTENSION pg_trgm; CREATE TABLE plain (id integer)")
+    execute(container, "cd / && pg_dump -Fc -f /tmp/it.dump it", user="postgres")
+
+    restore(container, "/tmp/it.dump")  # noqa: S108 - in the container
+
+    names = "SELECT extname, pg_get_userbyid(extowner) FROM pg_extension ORDER BY extname"
+    assert sql(names).splitlines() == ["it_words|postgres", "pg_trgm|it_owner", "plpgsql|postgres"]
+    assert sql("SELECT word FROM it_word") == "one"
+    assert sql("SELECT has_table_privilege('it_owner', 'it_word', 'INSERT')") == "f"
+
+
+@pytest.mark.parametrize("login", ["postgres", "it_owner", "it_login"])
+def test_only_the_account_postgres_uses_these_logins(container: Container, login: str) -> None:
+    said = execute(container, 'psql -U "$1" -d it -c "SELECT 1" 2>&1 || true', login, user="nobody")
+    assert "Peer authentication failed" in said
