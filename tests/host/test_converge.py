@@ -70,6 +70,34 @@ def test_a_name_that_a_host_cannot_resolve_is_refused(inventory: "Inventory") ->
     assert recap(refused.stdout)[0] == 0
 
 
+@pytest.fixture
+def stranger(server: Host) -> Iterator[int]:
+    """Run a web server that is none of the platform's, as if the firewall had not been applied yet; return its port."""
+    rules, port = "/etc/biocirv/firewall.nft", 8443
+    server.check_output("systemd-run --quiet --unit=stranger python3 -m http.server %s --directory /srv", str(port))
+    server.check_output("mv %s %s.aside", rules, rules)
+    yield port
+    server.check_output("mv %s.aside %s; systemctl stop stranger", rules, rules)
+
+
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_a_program_in_the_way_is_refused(inventory: "Inventory", stranger: int) -> None:
+    url = inventory.value("prefect_api_url").replace("/api", f":{stranger}/api")
+    taken = inventory.playbook("playbooks/preflight.yml", "--extra-vars", f"prefect_api_url={url}")
+    assert taken.returncode != 0
+    said = " ".join(taken.stdout.split())
+    assert re.search(rf"tcp/{stranger} \([^)]+\) listens where nginx.service will \(\*:{stranger}\)", said), said
+
+    closed = inventory.playbook("playbooks/preflight.yml")
+    assert closed.returncode != 0
+    assert f"preflight_closed_ports: [tcp/{stranger}]" in " ".join(closed.stdout.split())
+    allowed = inventory.playbook(
+        "playbooks/preflight.yml", "--extra-vars", f'{{"preflight_closed_ports": ["tcp/{stranger}"]}}'
+    )
+    assert allowed.returncode == 0, allowed.stdout
+
+
 # For each tag of site.yml: the group whose host is damaged, the damage, and a command that shows the repair.
 PSQL = 'runuser --user postgres -- psql -Atc "{}"'
 PARTS = {
