@@ -62,7 +62,7 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --extra-vars restart_units=prefect-worker.service
 
 ##@ Operation
-.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs sheets run-etl remove-rows deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows export check-db-health backup restore
+.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs sheets run-etl remove-rows remove-orphaned-rows deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows orphaned-rows history export check-db-health backup restore
 service-status: $(VENV)/controller ## show the state of the platform; JSON=1 for programs
 	@$(PLAY) playbooks/status.yml $(if $(filter 1,$(JSON)),--extra-vars status_format=json)
 
@@ -97,6 +97,10 @@ run-etl: $(VENV)/controller ## run the master flow through its deployment and wa
 remove-rows: $(VENV)/controller ## empty the tables that flows load, after a dump of them; CONFIRM=1 does not ask
 	@$(PLAY) playbooks/remove_rows.yml $(if $(filter 1,$(CONFIRM)),--extra-vars remove_rows_confirmed=true)
 
+remove-orphaned-rows: $(VENV)/controller ## remove rows that no worksheet names: TABLE=observation ROWS=12,15 (or all); CONFIRM=1 does not ask
+	@$(if $(and $(TABLE),$(ROWS)),,$(error Which rows? As in make remove-orphaned-rows TABLE=observation ROWS=12,15; make orphaned-rows lists them))
+	@$(PLAY) playbooks/remove_orphaned_rows.yml --extra-vars '{"orphaned_rows_table": "$(TABLE)", "orphaned_rows": "$(ROWS)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars orphaned_rows_confirmed=true)
+
 DEPLOYMENT_NAME ?= master-etl-deployment
 deploy: $(VENV)/controller ## register a deployment of prefect.yaml again: DEPLOYMENT_NAME=name
 	@$(ON) --unit biocirv-deployments prefect_server python /opt/biocirv/bin/deploy.py --project /opt/biocirv/current/work --no-env-file $(DEPLOYMENT_NAME)
@@ -120,6 +124,15 @@ REJECTED = SELECT flow, worksheet, row_number, column_name, value, reason FROM r
 	OR id IN (SELECT etl_run_id FROM rejected_row) GROUP BY flow) ORDER BY etl_run_id, worksheet, row_number
 rejected-rows: $(VENV)/controller ## list the rows that each flow's last run rejected, with reasons
 	@$(ON) --unit biocirv-migrations prefect_server psql --pset pager=off --command "$(REJECTED)"
+
+PROVENANCE = $(ON) --unit biocirv-migrations prefect_server python -m ca_biositing.pipeline.provenance
+orphaned-rows: $(VENV)/controller ## list the rows of the tables that no worksheet names (any longer); TABLE=observation lists all of one table
+	@$(PROVENANCE) orphans $(TABLE)
+
+# The key comes from the environment, where make puts its command line's variables: it may hold any character.
+history: $(VENV)/controller ## show what a row was, and what changed it: TABLE=observation KEY='BIO-AH-001, EXP-001, Ash, % dry basis, 1'
+	@$(if $(and $(TABLE),$(KEY)),,$(error Of which row? As in make history TABLE=field_sample KEY=BIO-AH-001))
+	@$(PROVENANCE) history "$(TABLE)" "$$KEY"
 
 export: $(VENV)/controller ## export a table as CSV: make export TABLE=observation > observation.csv
 	@$(if $(TABLE),,$(error Which table? As in make export TABLE=observation; make status lists them))

@@ -3,6 +3,9 @@
 from logging.config import fileConfig
 
 from alembic import context
+from alembic.autogenerate import rewriter
+from alembic.operations.ops import CreateTableOp, ExecuteSQLOp
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from ca_biositing.datamodels.database import database_url, engine_from_environment
@@ -10,6 +13,16 @@ from ca_biositing.datamodels.models import Base
 
 # An arbitrary number that no other advisory lock in this database uses.
 _UPGRADE_LOCK = 0x62696F636972
+
+
+_with_history = rewriter.Rewriter()
+
+
+@_with_history.rewrites(CreateTableOp)
+def _keep_history(_context: MigrationContext, _revision: object, table: CreateTableOp) -> list[object]:
+    # A table that loads write is one with the columns of provenance.
+    keeps = "changed_from" in {getattr(column, "name", None) for column in table.columns}
+    return [table, *([ExecuteSQLOp(f"SELECT keep_history('{table.table_name}')")] if keeps else [])]
 
 
 def _run_offline() -> None:
@@ -26,7 +39,9 @@ def _run_online() -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
         # While a migration waits for a table lock, every later query on that table waits as well.
         connection.execute(text("SET LOCAL lock_timeout = '10s'"))
-        context.configure(connection=connection, target_metadata=Base.metadata)
+        context.configure(
+            connection=connection, target_metadata=Base.metadata, process_revision_directives=_with_history
+        )
         context.run_migrations()
 
 

@@ -21,6 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 REVISIONS = {
     "0001": {"primary_product", "analysis_types"},
     "0002": {"field_sample", "experiment", "observation", "etl_run", "rejected_row"},
+    "0003": {"etl_worksheet", "unnamed_row", "row_history"},
 }
 TABLES = set().union(*REVISIONS.values())
 
@@ -53,7 +54,7 @@ def test_data_goes_up_and_down(engine: Engine, run: Run, source: Path) -> None:
         )
         before = connection.execute(names).all()
 
-    alembic(run, "upgrade", "0002")
+    alembic(run, "upgrade", "head")
 
     with engine.connect() as connection:
         assert connection.execute(names).all() == before
@@ -61,10 +62,23 @@ def test_data_goes_up_and_down(engine: Engine, run: Run, source: Path) -> None:
         assert connection.execute(updated).scalar_one() == len(before)
     counts = [load(dataset, CsvFolder(source), engine) for dataset in (PRIMARY_PRODUCTS, FIELD_SAMPLES)]
     assert counts[0].unchanged > 0
+    # The sheet has no medlars.
+    assert (counts[0].orphaned, counts[1].orphaned) == (1, 0)
     assert counts[1].inserted > 0
     with engine.connect() as connection:
         loaded = connection.execute(names).all()
         assert loaded[: len(before)] == before
+        samples = connection.execute(text("SELECT name, residue, updated_at FROM field_sample ORDER BY id")).all()
+
+    alembic(run, "downgrade", "0002")
+
+    with engine.begin() as connection:
+        assert connection.execute(names).all() == loaded
+        now = connection.execute(text("SELECT name, residue, updated_at FROM field_sample ORDER BY id")).all()
+        assert now == samples
+        # No trigger is left that would need what is gone.
+        assert connection.execute(text("UPDATE field_sample SET county = 'Kern'")).rowcount == len(samples)
+        assert connection.execute(text("DELETE FROM field_sample")).rowcount == len(samples)
 
     alembic(run, "downgrade", "0001")
 

@@ -2,7 +2,8 @@
 
 Convention: a column ``x_key`` holds the case-folded text of the column ``x``, which keeps the spelling that people see.
 A table that is loaded from worksheets has exactly one unique constraint besides its primary key: its natural key, by
-which a load determines whether a row already exists.
+which a load determines whether a row already exists. Migrations give it the triggers of ``keep_history``, which note
+in ``row_history`` what a row was before it changed.
 """
 
 from datetime import date, datetime
@@ -22,8 +23,12 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     UniqueConstraint,
+    column,
     func,
+    table,
+    text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -44,13 +49,22 @@ class Base(DeclarativeBase):
 
 
 class Record(Base):
-    """A row that a flow loads from worksheets."""
+    """A row that a flow loads from worksheets, and where it came from.
+
+    ``inserted_from`` and ``changed_from`` are the ids in ``etl_worksheet`` of the worksheets that the row was inserted
+    from, and that its present values are from; ``row_number`` is the row of the latter, as a spreadsheet showed it
+    then. They are null for what was not written by a load, but by hand, or before these columns existed.
+    """
 
     __abstract__ = True
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True, sort_order=-2)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=1)
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=1)
+    # No foreign keys: checking them for each row would take longer than all else that provenance costs a load.
+    inserted_from: Mapped[int | None] = mapped_column(sort_order=2)
+    changed_from: Mapped[int | None] = mapped_column(sort_order=2)
+    row_number: Mapped[int | None] = mapped_column(sort_order=2)
 
 
 class NamedRecord(Record):
@@ -129,10 +143,11 @@ class Observation(Record):
 
 
 class EtlRun(Base):
-    """The accounting of a flow run; all counts are rows of worksheets.
+    """The accounting of a flow run; all counts but ``orphaned`` are rows of worksheets.
 
-    A run that is running or failed has loaded nothing into the database, and all its counts are 0. If it failed because
-    too many rows were rejected, these are in ``rejected_row``.
+    ``orphaned`` counts the rows of the table that no worksheet names. A run that is running or failed has loaded
+    nothing into the database, and all its counts are 0. If it failed because too many rows were rejected, these are in
+    ``rejected_row``.
     """
 
     __tablename__ = "etl_run"
@@ -147,6 +162,8 @@ class EtlRun(Base):
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     flow: Mapped[str] = mapped_column(Text)
+    # The table that the flow loads; null for a run that loads none, or that is older than this column.
+    table_name: Mapped[str | None] = mapped_column(Text)
     # Prefect's id; null for a run outside Prefect.
     flow_run_id: Mapped[UUID | None] = mapped_column(unique=True)
     status: Mapped[str] = mapped_column(Text)
@@ -158,6 +175,7 @@ class EtlRun(Base):
     updated: Mapped[int] = mapped_column(Integer, server_default="0")
     unchanged: Mapped[int] = mapped_column(Integer, server_default="0")
     rejected: Mapped[int] = mapped_column(Integer, server_default="0")
+    orphaned: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
 class RejectedRow(Base):
@@ -178,3 +196,58 @@ class RejectedRow(Base):
     column_name: Mapped[str | None] = mapped_column(Text)
     value: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
+
+
+class EtlWorksheet(Base):
+    """A worksheet that a run has read; rows refer to it as what they are from."""
+
+    __tablename__ = "etl_worksheet"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    etl_run_id: Mapped[int] = mapped_column(ForeignKey(EtlRun.id, ondelete="CASCADE"), index=True)
+    sheet: Mapped[str] = mapped_column(Text)
+    worksheet: Mapped[str] = mapped_column(Text)
+
+
+class UnnamedRow(Base):
+    """A row of a table that the worksheets of a flow do not name, and the flow's run that first found it so.
+
+    The view ``orphaned_row`` has the rows that no flow of their table names.
+    """
+
+    __tablename__ = "unnamed_row"
+
+    table_name: Mapped[str] = mapped_column(Text, primary_key=True)
+    row_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    flow: Mapped[str] = mapped_column(Text, primary_key=True)
+    etl_run_id: Mapped[int] = mapped_column(ForeignKey(EtlRun.id, ondelete="CASCADE"), index=True)
+
+
+class RowHistory(Base):
+    """What a row of a table was before a change; triggers write it, and refuse every other writer.
+
+    ``before`` is the whole row as JSON. ``changed_by`` is the login that made the change, by a load or by hand.
+    """
+
+    __tablename__ = "row_history"
+    __table_args__ = (
+        CheckConstraint("change IN ('update', 'delete')", name="change"),
+        Index("ix_row_history_table_name_row_id", "table_name", "row_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    table_name: Mapped[str] = mapped_column(Text)
+    row_id: Mapped[int] = mapped_column(BigInteger)
+    change: Mapped[str] = mapped_column(Text)
+    changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    changed_by: Mapped[str] = mapped_column(Text, server_default=text("session_user"))
+    before: Mapped[dict[str, object]] = mapped_column(JSONB)
+
+
+# Of several flows that load one table, each notes the rows that it does not name.
+ORPHANED_ROW = table(
+    "orphaned_row",
+    column("table_name", Text),
+    column("row_id", BigInteger),
+    column("etl_run_id", Integer),
+)

@@ -1,6 +1,6 @@
 """The declaration of a flow's data: which worksheets are loaded into which table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -53,6 +53,17 @@ class Dataset:
         return list(key.columns)
 
     @property
+    def key(self) -> "Dataset":
+        """Return the part of the dataset that fills the natural key."""
+        names = {column.name for column in self.natural_key}
+        return self.part([header for header, field in self.columns.items() if names.intersection(field.fills())])
+
+    def part(self, headers: Collection[str]) -> "Dataset":
+        """Return the dataset with only some of its columns: its rows can be validated, and not loaded."""
+        columns = {header: field for header, field in self.columns.items() if header in headers}
+        return _Part(self.name, self.sheet, self.worksheets, columns, self.model)
+
+    @property
     def filled(self) -> Mapping[str, str]:
         """Return the names of the table's columns that cells fill, each with the header of those cells."""
         return {name: header for header, field in self.columns.items() for name in field.fills()}
@@ -81,3 +92,10 @@ class Dataset:
                 f"Worksheet '{self.worksheets}' of sheet '{self.sheet}' is missing. {instead} Name the worksheet so"
             )
         return names
+
+
+class _Part(Dataset):
+    """A dataset without some of its columns."""
+
+    def __post_init__(self) -> None:
+        """Accept that the columns do not fill the table."""

@@ -2,16 +2,16 @@
 # ruff: noqa: S608 - the names in the statements are those of our own tables; values are bound
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 
 import polars as pl
 import psycopg2
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ca_biositing.datamodels.models import RejectedRow
+from ca_biositing.datamodels.models import ORPHANED_ROW, EtlWorksheet, RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
 
 # More than PostgreSQL's default, because staging tables are large and are sorted and hashed.
@@ -21,8 +21,8 @@ _WORK_MEM = "64MB"
 class Load:
     """One run's load, in a transaction of the caller's: it becomes visible and durable when that commits.
 
-    Call :meth:`stage` and :meth:`reject` for each validated frame, then :meth:`reject_contradictions`, then
-    :meth:`upsert`.
+    Call :meth:`stage`, :meth:`reject` and :meth:`name` for each validated frame, then :meth:`reject_contradictions`,
+    :meth:`note_orphans` and :meth:`upsert`.
     """
 
     def __init__(self, connection: Connection, dataset: Dataset, run_id: int) -> None:
@@ -37,19 +37,30 @@ class Load:
         # Different spellings of one name are not a contradiction.
         self._spellings = [name for name in self._others if f"{name}_key" in self._columns]
         dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-        columns = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in dataset.loaded_columns)
+        types = {column.name: column.type.compile(dialect) for column in dataset.loaded_columns}
+        self._worksheets: dict[str, int] = {}
         self._execute(f"SET LOCAL work_mem = '{_WORK_MEM}'")
-        self._execute(f"CREATE TEMPORARY TABLE staging (worksheet text, row_number integer, {columns}) ON COMMIT DROP")
+        self._create("staging", {"worksheet_id": "integer", "row_number": "integer", **types})
+        # The natural keys of rejected rows, as far as they are known.
+        self._create("named", {name: types[name] for name in self._key})
 
     def stage(self, worksheet: str, records: pl.DataFrame) -> None:
         """Copy a worksheet's records into the staging table."""
-        self._copy("staging", records.select(pl.lit(worksheet).alias("worksheet"), pl.all()))
+        if worksheet not in self._worksheets:
+            row = {"etl_run_id": self._run_id, "sheet": self._dataset.sheet, "worksheet": worksheet}
+            statement = insert(EtlWorksheet).values(row).returning(EtlWorksheet.id)
+            self._worksheets[worksheet] = self._connection.execute(statement).scalar_one()
+        self._copy("staging", records.select(pl.lit(self._worksheets[worksheet]).alias("worksheet_id"), pl.all()))
 
     def reject(self, worksheet: str, rejected: pl.DataFrame) -> None:
         """Copy a worksheet's rejected rows into ``rejected_row``."""
         run = {"etl_run_id": self._run_id, "sheet": self._dataset.sheet, "worksheet": worksheet}
         constants = (pl.lit(value).alias(name) for name, value in run.items())
         self._copy(RejectedRow.__tablename__, rejected.select(*constants, pl.all()))
+
+    def name(self, keys: pl.DataFrame) -> None:
+        """Copy the natural keys of rejected rows: the rows of the table that have them are no orphans."""
+        self._copy("named", keys.select(self._key))
 
     def reject_contradictions(self) -> int:
         """Reject the rows that have the same natural key but different values; return their number.
@@ -79,8 +90,9 @@ class Load:
         self._execute(
             f"""
             CREATE TEMPORARY TABLE repeated ON COMMIT DROP AS
-            WITH member AS (SELECT staging.ctid AS position, staging.*
-                              FROM staging JOIN twice ON {self._same_key("staging", "twice")}),
+            WITH member AS (SELECT staging.ctid AS position, etl_worksheet.worksheet, staging.*
+                              FROM staging JOIN twice ON {self._same_key("staging", "twice")}
+                                   JOIN etl_worksheet ON etl_worksheet.id = worksheet_id),
                  version AS (SELECT *, {version} AS version,
                                     count(*) OVER (PARTITION BY {_list([*self._key, *self._spellings])}) AS uses
                                FROM member)
@@ -111,6 +123,7 @@ class Load:
             column_name=header,
             headers=", ".join(headers),
         )
+        self._execute(f"INSERT INTO named SELECT {key} FROM repeated WHERE is_contradiction")
         self._execute(
             """
             DELETE FROM staging USING repeated
@@ -119,29 +132,71 @@ class Load:
         )
         return rejected
 
+    def note_orphans(self) -> int:
+        """Note the rows of the table that no row of the worksheets names; return how many no flow names.
+
+        A rejected row names the table's row if its key is right, whatever its other cells are.
+        """
+        # Readers proceed and other writers wait until the end of the transaction, so that the statements of this method
+        # and the next see the same rows.
+        self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
+        # Before the staged rows are inserted: a first load has nothing to compare.
+        self._execute(
+            f"""
+            CREATE TEMPORARY TABLE unnamed ON COMMIT DROP AS
+            SELECT id FROM {self._target} AS target
+             WHERE NOT EXISTS (SELECT FROM staging WHERE {self._same_key("staging", "target")})
+               AND NOT EXISTS (SELECT FROM named WHERE {self._same_key("named", "target")})
+            """
+        )
+        note = {"table": self._target, "flow": self._dataset.name}
+        self._execute(
+            """
+            DELETE FROM unnamed_row WHERE table_name = :table AND flow = :flow
+               AND NOT EXISTS (SELECT FROM unnamed WHERE id = row_id)
+            """,
+            **note,
+        )
+        self._execute(
+            """
+            INSERT INTO unnamed_row (table_name, row_id, flow, etl_run_id)
+            SELECT :table, id, :flow, :run_id FROM unnamed
+            ON CONFLICT DO NOTHING
+            """,
+            **note,
+            run_id=self._run_id,
+        )
+        orphans = select(func.count()).select_from(ORPHANED_ROW).where(ORPHANED_ROW.c.table_name == self._target)
+        return self._connection.execute(orphans).scalar_one()
+
     def upsert(self) -> tuple[int, int]:
         """Insert the staged records that the table lacks, update those that differ; return both counts."""
-        # Readers proceed and other writers wait, so that no row is inserted between the two statements.
-        self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
         updated = 0
         same_key = self._same_key("staging", "target")
         if self._others:
             changes = [f"{name} = staging.{name}" for name in self._others]
             updated = self._execute(
                 f"""
-                UPDATE {self._target} AS target SET {_list([*changes, "updated_at = now()"])} FROM staging
+                UPDATE {self._target} AS target
+                   SET {_list(changes)}, updated_at = now(),
+                       changed_from = worksheet_id, row_number = staging.row_number
+                  FROM staging
                  WHERE {same_key}
                    AND ({_list(self._others, "target")}) IS DISTINCT FROM ({_list(self._others, "staging")})
                 """
             )
         inserted = self._execute(
             f"""
-            INSERT INTO {self._target} ({_list(self._columns)})
-            SELECT {_list(self._columns)} FROM staging
+            INSERT INTO {self._target} ({_list(self._columns)}, inserted_from, changed_from, row_number)
+            SELECT {_list(self._columns)}, worksheet_id, worksheet_id, row_number FROM staging
              WHERE NOT EXISTS (SELECT FROM {self._target} AS target WHERE {same_key})
             """
         )
         return inserted, updated
+
+    def _create(self, table: str, columns: Mapping[str, str]) -> None:
+        types = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
+        self._execute(f"CREATE TEMPORARY TABLE {table} ({types}) ON COMMIT DROP")
 
     def _same_key(self, one: str, other: str) -> str:
         # IS NOT DISTINCT FROM treats null units as equal; only for nullable columns: PostgreSQL cannot hash it.

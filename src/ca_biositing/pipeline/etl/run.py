@@ -5,29 +5,31 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
+import polars as pl
 from sqlalchemy import Connection, Engine, delete, func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 
 from ca_biositing.datamodels.models import EtlRun, RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
-from ca_biositing.pipeline.etl.extract import frames, worksheets
+from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, worksheets
 from ca_biositing.pipeline.etl.load import Load
 from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit
 from ca_biositing.pipeline.etl.validate import Validator
 from ca_biositing.pipeline.sources import Source
 
 Progress = Callable[[float, int], None]
-# The columns of etl_run and of an accounting that count rows.
-COUNTS = ("read", "inserted", "updated", "unchanged", "rejected")
+# The columns of etl_run, and of an accounting, that count rows: of the worksheets, and then of the table.
+COUNTS = ("read", "inserted", "updated", "unchanged", "rejected", "orphaned")
 
 
 @dataclass(frozen=True)
 class Accounting:
     """The counts of the rows that a run read: ``read == inserted + updated + unchanged + rejected``.
 
-    ``unchanged`` rows equal the table's row, or another row of the run. ``run_id`` is the run's id in ``etl_run``, to
-    which the rejected rows in ``rejected_row`` refer.
+    ``unchanged`` rows equal the table's row, or another row of the run. ``orphaned`` rows are in the table, and no
+    worksheet names them. ``run_id`` is the run's id in ``etl_run``, to which the rejected rows in ``rejected_row``
+    refer.
     """
 
     run_id: int
@@ -36,12 +38,14 @@ class Accounting:
     updated: int
     unchanged: int
     rejected: int
+    orphaned: int
 
     def __str__(self) -> str:
         """Return the counts as one line of text."""
         return (
             f"read {self.read} = inserted {self.inserted} + updated {self.updated} "
             f"+ unchanged {self.unchanged} + rejected {self.rejected}"
+            + (f"; {self.orphaned} rows of the table are orphaned" if self.orphaned else "")
         )
 
 
@@ -85,7 +89,7 @@ def run(
     with engine.connect() as connection:
         # Close it at the end instead of returning it to a pool: the lock and the settings below belong to its session.
         connection.detach()
-        run_id = _begin(connection, dataset.name, flow_run_id)
+        run_id = _begin(connection, dataset.name, dataset.table.name, flow_run_id)
         with _failed_unless_completed(engine, run_id), connection.begin() as transaction:
             try:
                 accounting = _load(connection, dataset, source, run_id, limit, on_progress)
@@ -98,16 +102,12 @@ def run(
                 connection,
                 run_id,
                 status="completed",
-                read=accounting.read,
-                inserted=accounting.inserted,
-                updated=accounting.updated,
-                unchanged=accounting.unchanged,
-                rejected=accounting.rejected,
+                **{name: getattr(accounting, name) for name in COUNTS},
             )
     return accounting
 
 
-def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
+def _begin(connection: Connection, flow: str, table: str, flow_run_id: UUID | None) -> int:
     with connection.begin():
         # The server then detects a killed client during a statement, not only at its end.
         connection.execute(text("SET client_connection_check_interval = '1s'"))
@@ -120,7 +120,7 @@ def _begin(connection: Connection, flow: str, flow_run_id: UUID | None) -> int:
             .where(*dead)
             .values(status="failed", finished_at=func.now(), message="The run's process ended before the run did")
         )
-        counts = dict.fromkeys(COUNTS, 0)
+        counts = {"table_name": table, **dict.fromkeys(COUNTS, 0)}
         started = {"status": "running", "started_at": func.now(), "finished_at": None, "message": None, **counts}
         # A flow run that is retried, even after it completed, reuses its row and resets it.
         statement = (
@@ -160,6 +160,7 @@ def _load(
 ) -> Accounting:
     with worksheets(dataset, source) as opened:
         validator = Validator(dataset, connection)
+        key_validator: Validator | None = None
         load = Load(connection, dataset, run_id)
         read = rejected = 0
         for done, worksheet in enumerate(opened):
@@ -167,12 +168,18 @@ def _load(
                 validated = validator.validate(frame)
                 load.stage(worksheet.name, validated.records)
                 load.reject(worksheet.name, validated.rejected)
+                if len(validated.rejected):
+                    # Most sheets need none: it reads the names that cells can refer to once more.
+                    key_validator = key_validator or Validator(dataset.key, connection)
+                    of_rejected = pl.col(ROW_NUMBER).is_in(validated.rejected[ROW_NUMBER].implode())
+                    load.name(key_validator.validate(frame.filter(of_rejected)).records)
                 read += len(frame)
                 rejected += len(validated.rejected)
                 on_progress((done + worksheet.progress()) / len(opened), read)
     rejected += load.reject_contradictions()
     if limit and limit.is_exceeded(read, rejected):
         raise TooManyRejectedError(run_id, read, rejected, limit)
+    orphaned = load.note_orphans()
     inserted, updated = load.upsert()
     return Accounting(
         run_id=run_id,
@@ -181,4 +188,5 @@ def _load(
         updated=updated,
         unchanged=read - inserted - updated - rejected,
         rejected=rejected,
+        orphaned=orphaned,
     )

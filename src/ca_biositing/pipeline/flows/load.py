@@ -38,6 +38,7 @@ _PROGRESS_EVERY_SECONDS = 2
 _SHOWN_ROWS = 100
 
 NO_ROW_WAS_REJECTED = "No row was rejected."
+ORPHANED = "Orphaned rows are in the table, and no worksheet names them; operators list them with make orphaned-rows."
 
 
 def load(dataset: Dataset) -> State[Accounting]:
@@ -132,7 +133,7 @@ def _show(dataset: Dataset, accounting: Accounting, engine: Engine) -> None:
     create_table_artifact(
         table=[{"table": dataset.table.name, **{name: getattr(accounting, name) for name in COUNTS}}],
         key=_key("accounting", dataset.name),
-        description=f"Accounting of {_rows(dataset)} (etl_run {accounting.run_id})",
+        description=f"Accounting of {_rows(dataset)} (etl_run {accounting.run_id}). {ORPHANED}",
     )
     advice = (
         f"{accounting.rejected} of {accounting.read} rows were not loaded. Correct them in the worksheet, and run the "

@@ -18,6 +18,7 @@ from ca_biositing.pipeline.etl.run import COUNTS, Accounting
 from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.flows.load import (
     NO_ROW_WAS_REJECTED,
+    ORPHANED,
     artifacts_are_optional,
     literal,
     rejected_rows,
@@ -123,7 +124,7 @@ def _show(outcomes: Sequence[Outcome]) -> None:
             for each in outcomes
         ],
         key="accounting",
-        description="Accounting of the rows of all flows",
+        description=f"Accounting of the rows of all flows. {ORPHANED}",
     )
     create_markdown_artifact(
         markdown=_page(outcomes),
