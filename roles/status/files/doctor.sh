@@ -53,5 +53,5 @@ for unit in "$@"; do
     section systemctl show --property=NRestarts,ExecMainStatus,ActiveEnterTimestamp,MemoryCurrent,TasksCurrent "$unit"
     section journalctl --unit "$unit" --no-pager --lines=200 --output=short-iso
 done
-section journalctl --identifier=biocirv-audit --no-pager --lines=50 --output=short-iso
+section journalctl SYSLOG_IDENTIFIER=biocirv-audit _UID=0 --no-pager --lines=50 --output=short-iso
 section journalctl --dmesg --priority=warning --no-pager --lines=30

@@ -68,8 +68,8 @@ failures: {type: dict, returned: always, description: Reasons of the parts that 
 
 TIMEOUT_SECONDS = 10
 LIMIT_SECONDS = 8
-# Entries of the journal by which systemd says that it starts a unit again after a failure.
-RESTARTED = "MESSAGE_ID=5eb03494b6584870a536b337290809b3"
+# Entries of the journal by which systemd, and nobody else, says that it starts a unit again after a failure.
+RESTARTED = ("_PID=1", "MESSAGE_ID=5eb03494b6584870a536b337290809b3")
 COUNTS = r"""
 SELECT json_object_agg(name, rows) FROM (
   SELECT CASE table_schema WHEN 'public' THEN table_name ELSE table_schema || '.' || table_name END AS name,
@@ -132,7 +132,7 @@ def services(units: list[str]) -> list[dict[str, Any]]:
         # Systemd's own count goes back to 0 when a person starts the unit.
         restarts = int(unit.get("NRestarts") or 0)
         if restarts:
-            query = ("journalctl", RESTARTED, f"UNIT={unit['Id']}", "--since=-1 hour", "--output=cat", "--quiet")
+            query = ("journalctl", *RESTARTED, f"UNIT={unit['Id']}", "--since=-1 hour", "--output=cat", "--quiet")
             # No entry matches.
             restarts = min(restarts, len(run(*query, accepted=(0, 1)).splitlines()))
         since = unit["StateChangeTimestamp"].removeprefix("@")

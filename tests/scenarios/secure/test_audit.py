@@ -73,6 +73,20 @@ def test_a_deployment_is_on_record(platform: "Platform") -> None:
     assert entry["SYSLOG_IDENTIFIER"] == "biocirv-audit"
 
 
+def test_entries_of_other_accounts_are_not_shown(inventory: "Inventory", platform: "Platform") -> None:
+    """Any account can write to the journal under the names of operators and of PostgreSQL."""
+    mark = uuid.uuid4().hex[:12]
+    for name, text in (("biocirv-audit", "deploy: release"), ("postgres", "user=x AUDIT: SESSION,1,1,ROLE,DROP ROLE")):
+        forge = f"runuser --user prefect-worker -- logger --tag {name} '{text} {mark}'"
+        platform.host.check_output(forge)
+    fields = f"MESSAGE=rotate: {mark}\nSYSLOG_IDENTIFIER=biocirv-audit\n_UID=0\n"
+    platform.host.check_output(f"printf '{fields}' | runuser --user prefect-worker -- logger --journald")
+    assert platform.host.check_output(f"journalctl --sync; journalctl --output=cat --grep={mark}").count(mark) == 3
+    shown = inventory.playbook("playbooks/audit.yml")
+    assert shown.returncode == 0, shown.stdout
+    assert mark not in shown.stdout
+
+
 def test_make_audit_shows_it(inventory: "Inventory", platform: "Platform", table: str) -> None:
     shown = inventory.playbook("playbooks/audit.yml")
     assert shown.returncode == 0, shown.stdout
