@@ -62,7 +62,7 @@ restart-prefect-worker: $(VENV)/controller ## restart the workers only
 	@$(PLAY) playbooks/restart.yml --extra-vars restart_units=prefect-worker.service
 
 ##@ Operation
-.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs sheets run-etl remove-rows remove-orphaned-rows deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows orphaned-rows history export check-db-health backup restore
+.PHONY: service-status status doctor self-check login audit rotate-secrets service-logs logs sheets run-etl remove-rows remove-orphaned-rows deploy exec-prefect-worker shell exec-db access-db access-prefect-db rejected-rows orphaned-rows history export check-db-health backup restore base-backup backups restore-point restore-drill
 service-status: $(VENV)/controller ## show the state of the platform; JSON=1 for programs
 	@$(PLAY) playbooks/status.yml $(if $(filter 1,$(JSON)),--extra-vars status_format=json)
 
@@ -145,8 +145,26 @@ check-db-health: $(VENV)/controller ## check whether PostgreSQL accepts connecti
 backup: $(VENV)/controller ## dump the databases into backups/ (or DIRECTORY=) on this machine
 	@$(PLAY) playbooks/backup.yml $(if $(DIRECTORY),--extra-vars '{"backup_directory": "$(DIRECTORY)"}')
 
-restore: $(VENV)/controller ## replace a database by its dump FILE=; CONFIRM=1 does not ask, MIGRATE=0 keeps the dump's revision
-	@$(PLAY) playbooks/restore.yml --extra-vars '{"restore_file": "$(FILE)"}' $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
+base-backup: $(VENV)/controller ## make a base backup now; any second from the first one on can be restored
+	@$(PLAY) playbooks/base_backup.yml
+
+backups: $(VENV)/controller ## show base backups, since when any second can be restored, restore points, and the last drill
+	@$(PLAY) playbooks/backups.yml
+
+restore-point: $(VENV)/controller ## name this moment, for a later restore TO=name: NAME=before-cleanup
+	@$(PLAY) playbooks/restore_point.yml --extra-vars '{"restore_point_name": "$(NAME)"}'
+
+restore-drill: $(VENV)/controller ## restore everything aside, check and compare it, and remove it; the weekly timer does the same
+	@$(PLAY) playbooks/restore_drill.yml
+
+# A moment as a playbook's variable, in which spaces and quotes are harmless.
+TO_AS = --extra-vars "$$($(VENV)/bin/python -c 'import json, os; print(json.dumps({"restore_to": os.environ.get("TO", "")}))')"
+restore: $(VENV)/controller ## bring biocirv_db back to TO=2026-11-29T10:00:00Z, TO=restore-point or TO=latest (CHECK=1 only compares), or a database to its dump FILE=; CONFIRM=1 does not ask, MIGRATE=0 keeps its revision
+ifeq ($(CHECK),1)
+	@$(PLAY) playbooks/restore_check.yml $(TO_AS)
+else
+	@$(PLAY) playbooks/restore.yml $(if $(TO),$(TO_AS),--extra-vars '{"restore_file": "$(FILE)"}') $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
+endif
 
 ##@ Development
 .PHONY: test test-all soak linux lint test-molecule test-browser package-lists zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help

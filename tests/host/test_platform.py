@@ -87,7 +87,7 @@ def test_status_says_for_programs_that_it_is_well(inventory: "Inventory") -> Non
     assert report["problems"] == []
     assert report["well"] is True
     units = {unit["unit"].partition("@")[0]: unit["state"] for unit in report["services"]}
-    expected = [unit.partition("@")[0] for unit in services.units("service", "foundation")]
+    expected = [unit.partition("@")[0] for unit in services.units("service", "foundation", "timer")]
     assert units == dict.fromkeys(expected, "active")
     assert set(report["work_pool"]["workers"]) >= set(inventory.names("prefect_worker"))
     assert {run["flow"]: run["state"] for run in report["last_run"]} == dict.fromkeys(

@@ -16,7 +16,9 @@ RUNNING = units("service")
 # Units that run from a release.
 UNITS = [unit for unit in RUNNING if "follows" in entry(unit)]
 # Units that this project sandboxes; PostgreSQL's unit is Debian's.
-SANDBOXED = [unit for unit in units() if not unit.startswith("postgresql")]
+SANDBOXED = [unit for unit in units("service", "task", "foundation") if not unit.startswith("postgresql")]
+# Tasks with an account, and so a login, of their own.
+TASKS = [unit for unit in units("task") if "account" in entry(unit)]
 
 
 def test_systemd_has_no_failed_unit(server: Host) -> None:
@@ -71,7 +73,7 @@ def test_process_runs_from_the_current_release(request: pytest.FixtureRequest, u
     assert host.check_output("tr '\\0' ' ' < /proc/%s/cmdline", pid).startswith(f"{begins}/env/bin/python ")
 
 
-@pytest.mark.parametrize("unit", [*UNITS, *units("task")])
+@pytest.mark.parametrize("unit", [*UNITS, *TASKS])
 def test_environment_is_roots_alone_and_not_in_the_unit(inventory: "Inventory", unit: str) -> None:
     host = host_of(inventory, unit)
     environment = host.file(f"/etc/biocirv/{unit}.env")

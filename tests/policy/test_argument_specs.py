@@ -62,6 +62,7 @@ FACTS = {
     "lookup",
     "query",
     "playbook_dir",
+    "postgresql_cluster",
     "release_id",
     "release_manifest",
 }

@@ -324,6 +324,17 @@ def source_problems(repository: object, version: object) -> list[str]:
     return problems
 
 
+def passphrase_problems(passphrase: object, *, needed: bool) -> list[str]:
+    """Return that backup_passphrase is missing, or that pgBackRest's configuration cannot hold it."""
+    if not needed or re.fullmatch(r"[!-~]{12,}", str(passphrase or "")):
+        return []
+    return [
+        "backup_passphrase, which encrypts the backups, must be of at least 12 printable ASCII characters without "
+        "spaces: copy its line from inventory/single-host.example/group_vars/all/secrets.yml to your secrets.yml, or "
+        "turn backups off by `backup_repositories: []`."
+    ]
+
+
 def network_problems(name: str, networks: object) -> list[str]:
     """Return the entries of a list that are no networks in CIDR notation; what is no list is reported elsewhere.
 
@@ -455,6 +466,9 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             ),
             *address_problems("database_address", self.value("database_address", variables)),
             *address_problems("prefect_api_url", host_of(self.value("prefect_api_url", variables))),
+            *passphrase_problems(
+                self.value("backup_passphrase", variables), needed=bool(self.value("backup_enabled", variables))
+            ),
         ]
         for name in specs[INVENTORY]:
             if name.endswith("_password"):

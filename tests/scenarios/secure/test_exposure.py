@@ -18,12 +18,16 @@ MOST = {
     "prefect-server-schema": 2.0,
     "biocirv-deployments": 2.0,
     "biocirv-firewall": 2.0,
+    "biocirv-base-backup": 1.5,
+    "biocirv-restore-drill": 1.5,
 }
 ACCOUNTS = {
     "nginx": "reverse-proxy",
     "biocirv-migrations": "biocirv",
     "biocirv-deployments": "biocirv",
     "prefect-server-schema": "prefect-server",
+    "biocirv-base-backup": "postgres",
+    "biocirv-restore-drill": "postgres",
 }
 
 
@@ -58,5 +62,8 @@ def test_each_service_has_an_account_of_its_own(platform: "Platform") -> None:
             assert bounds == "cap_net_admin"
             continue
         assert user == ACCOUNTS.get(unit, unit)
+        # Debian's account of PostgreSQL has a shell, and no password.
+        if user == "postgres":
+            continue
         account = platform.host.check_output("getent passwd %s", user)
         assert account.endswith(":/usr/sbin/nologin")

@@ -1,0 +1,287 @@
+"""The command `recovery`: base backups, what there is, restore points, a copy restored aside, and the drill.
+
+Prints JSON, except where a unit's journal is meant to be read. Runs as postgres.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from .aside import check_room, restored
+from .cluster import Cluster
+from .drill import PATIENCE, drill, read_result
+from .host import RecoveryError, Settings, alone, run, settings, shown
+from .repository import Backup, Repositories, Segment, gaps
+from .target import Route, Target, check_name, find_route, read_target
+
+POINTS = "points.json"
+
+
+def main() -> None:
+    """Run a subcommand."""
+    parser = argparse.ArgumentParser(prog="recovery", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("prepare", help="create the stanza in each repository that lacks it")
+    commands.add_parser("lacks", help="print what a converge has to do")
+    commands.add_parser("backup", help="make a base backup in each repository: a full one when it is time")
+    commands.add_parser("state", help="print backups, archive, archiver and drill")
+    commands.add_parser("drill", help="restore aside, check and compare")
+    point = commands.add_parser("point", help="make a restore point")
+    point.add_argument("name")
+    find = commands.add_parser("find", help="print what a target means, and which backup leads there")
+    aside = commands.add_parser("aside", help="restore a database aside, compare it, and dump it")
+    for each in (find, aside):
+        each.add_argument("to", help="latest, a restore point, or a time with its zone")
+    aside.add_argument("database")
+    aside.add_argument("--dump", help="file for the dump; without, the copy is only compared")
+    arguments = parser.parse_args()
+    # What is restored and dumped is postgres's alone.
+    os.umask(0o077)
+    try:
+        sys.exit(run_command(arguments, settings()))
+    except RecoveryError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+def run_command(arguments: argparse.Namespace, own: Settings) -> int:
+    """Run a subcommand and return its exit code."""
+    if arguments.command == "prepare":
+        # With a lock of its own: while an archiver fails, it holds the common one most of the time.
+        print(Repositories(own).pgbackrest("stanza-create", f"--lock-path={own.state}/stanza"), end="")
+        return 0
+    if arguments.command == "lacks":
+        print("\n".join(lacks(own)))
+        return 0
+    if arguments.command == "backup":
+        return backup(own)
+    if arguments.command == "drill":
+        result = drill(own)
+        rows = sum(table["rows"] for table in result["tables"])
+        print(f"Compared {len(result['tables'])} tables with {rows} rows in {result['seconds']} s.")
+        print("\n".join(result["problems"]))
+        return 0 if result["succeeded"] else 1
+    answer = {"state": state, "point": point, "find": find, "aside": aside}[arguments.command](own, arguments)
+    print(json.dumps(answer))
+    return 0
+
+
+def lacks(own: Settings) -> list[str]:
+    """Return what is missing on this host: directories, each with its path, `timers`, `stanza`, and `backup`."""
+    directories = [own.state, *(each["directory"] for each in own.repositories if each["directory"])]
+    missing = [f"directory {path}" for path in directories if not os.access(path, os.W_OK)]
+    if not all(_is_scheduled(timer) for timer in own.timers):
+        missing.append("timers")
+    try:
+        states, backups = Repositories(own).info()
+    except RecoveryError:
+        # No repository knows the stanza, or the configuration is refused: creating the stanza says why.
+        return [*missing, "stanza"]
+    if any(each.code in (1, 3) for each in states):
+        missing.append("stanza")
+    having = {backup.repository for backup in backups}
+    return [*missing, *(["backup"] if any(each.number not in having for each in states) else [])]
+
+
+def _is_scheduled(timer: str) -> bool:
+    """Return whether a timer runs, also after a boot, and systemd knows it and its service as they are on the disk."""
+    shown_timer = run("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", timer).split()
+    service = timer.replace(".timer", ".service")
+    is_known = run("systemctl", "show", "--property=NeedDaemonReload", "--value", service).strip() == "no"
+    return is_known and set(shown_timer) == {"ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no"}
+
+
+def backup(own: Settings) -> int:
+    """Make a base backup in each repository, and return 1 if one of them failed."""
+    repositories = Repositories(own)
+    failed = 0
+    with alone(own.state):
+        states, backups = repositories.info()
+        for each in states:
+            fulls = [one.started for one in backups if one.repository == each.number and one.kind == "full"]
+            due = not fulls or datetime.now(UTC) - fulls[-1] > timedelta(days=own.full_days) - timedelta(hours=1)
+            options = (f"--repo={each.number}", f"--type={'full' if due else 'incr'}", "--log-level-console=info")
+            try:
+                print(repositories.pgbackrest("backup", *options), end="", flush=True)
+            except RecoveryError as error:
+                print(error, file=sys.stderr, flush=True)
+                failed = 1
+    return failed
+
+
+def read_points(own: Settings) -> dict[str, datetime]:
+    """Return the times of restore points by their names."""
+    path = Path(own.state) / POINTS
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: datetime.fromisoformat(moment) for name, moment in found.items()}
+
+
+def point(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Make a restore point, wait until it is archived, and return it."""
+    points = read_points(own)
+    check_name(arguments.name, points)
+    made = Cluster(own.port).mark(arguments.name, PATIENCE)
+    _write_points(own, {**points, made.name: made.time})
+    return {"name": made.name, "time": made.time.isoformat(timespec="milliseconds"), "seconds": round(made.seconds, 1)}
+
+
+def _write_points(own: Settings, points: dict[str, datetime]) -> None:
+    """Write the restore points that a backup still leads to."""
+    _, backups = Repositories(own).info()
+    oldest = min((each.finished for each in backups), default=datetime.now(UTC))
+    kept = {name: moment.isoformat() for name, moment in points.items() if moment >= oldest}
+    path = Path(own.state) / POINTS
+    path.with_suffix(".partial").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".partial").replace(path)
+
+
+def find_way(own: Settings, to: str) -> tuple[Target, Route]:
+    """Return what a target means, and the way there; where the cluster runs, after all until now is archived."""
+    now = datetime.now(UTC)
+    target = read_target(to, read_points(own))
+    living, repositories = Cluster(own.port), Repositories(own)
+    states, backups = repositories.info()
+    if living.answers() and not (target.time and target.time > now):
+        living.mark(f"restore-{now:%Y%m%dT%H%M%SZ}", PATIENCE)
+    having = [each.number for each in states if any(one.repository == each.number for one in backups)]
+    if not having:
+        said = "; ".join(each.message for each in states if not each.usable)
+        raise RecoveryError(said or "There is no backup yet: `make base-backup` makes one.")
+    refused = []
+    for number in having:
+        try:
+            own_backups = [each for each in backups if each.repository == number]
+            return target, find_route(target, own_backups, repositories.segments(number), datetime.now(UTC))
+        except RecoveryError as error:
+            refused.append(str(error))
+    raise RecoveryError("\n".join(dict.fromkeys(refused)))
+
+
+def find(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what a target means, and which backup leads there."""
+    target, route = find_way(own, arguments.to)
+    return _described(target, route)
+
+
+def _described(target: Target, route: Route) -> dict[str, Any]:
+    return {
+        "means": str(target),
+        "backup": route.backup.label,
+        "backup_finished": shown(route.backup.finished),
+        "bytes": route.backup.size,
+    }
+
+
+def aside(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Restore a database aside, compare it with the living one, dump it if asked, and return what was found."""
+    with alone(own.state, wait=False):
+        target, route = find_way(own, arguments.to)
+        living = Cluster(own.port)
+        with restored(own, target, route, only=arguments.database) as copy:
+            if arguments.database not in copy.cluster.databases():
+                raise RecoveryError(f"There was no database {arguments.database} at {target}.")
+            then = copy.cluster.tables(arguments.database, digest=True)
+            exists = living.answers() and arguments.database in living.databases()
+            now = living.tables(arguments.database, digest=True) if exists else {}
+            if arguments.dump:
+                check_room(Path(arguments.dump).parent, route.backup.size / 2, "The dump of what was restored")
+                host = ("--host", copy.cluster.socket, "--port", str(copy.cluster.port))
+                run("pg_dump", *host, "--format=custom", f"--file={arguments.dump}", arguments.database)
+    return {**_described(target, route), "seconds": round(copy.seconds, 1), "tables": list(differences(then, now))}
+
+
+def differences(then: dict[str, str], now: dict[str, str]) -> list[dict[str, Any]]:
+    """Return each table with its rows then and now (None: no such table), and whether their content is the same.
+
+    then, now: rows and digest, separated by a space, by table.
+    """
+    tables = []
+    for name in sorted({*then, *now}):
+        rows = [int(found[name].split()[0]) if name in found else None for found in (then, now)]
+        tables.append({"table": name, "then": rows[0], "now": rows[1], "same": then.get(name) == now.get(name)})
+    return tables
+
+
+def state(own: Settings, _: argparse.Namespace) -> dict[str, Any]:
+    """Return backups, archive, archiver and drill; parts that cannot be asked have a `problem` instead."""
+    repositories = Repositories(own)
+    found: dict[str, Any] = {"repositories": [], "backups": [], "drill": read_result(own), "restore_points": []}
+    found["archive_seconds"] = own.archive_seconds
+    found["restore_points"] = [
+        {"name": name, "time": moment.isoformat(timespec="seconds")} for name, moment in read_points(own).items()
+    ]
+    try:
+        found["archiver"] = Cluster(own.port).archiver()
+    except RecoveryError as error:
+        found["archiver"] = {"problem": str(error)}
+    try:
+        states, backups = repositories.info()
+    except RecoveryError as error:
+        return {**found, "problem": str(error)}
+    found["backups"] = [_backup(each) for each in backups]
+    for each in states:
+        place = own.repositories[each.number - 1]
+        mine = [backup for backup in backups if backup.repository == each.number]
+        found["repositories"].append(
+            {
+                "number": each.number,
+                "place": place["place"],
+                "same_disk": _same_disk(place["directory"], own.data),
+                "usable": each.usable,
+                "is_of_other_cluster": found["archiver"].get("system", each.system) != each.system != "",
+                "message": each.message,
+                **_archive(repositories, each.number, mine),
+            }
+        )
+    return found
+
+
+def _backup(found: Backup) -> dict[str, Any]:
+    return {
+        "label": found.label,
+        "repository": found.repository,
+        "type": found.kind,
+        "finished": found.finished.isoformat(),
+        "bytes": found.size,
+        "stored_bytes": found.stored,
+        "faulty": found.faulty,
+    }
+
+
+def _archive(repositories: Repositories, number: int, backups: list[Backup]) -> dict[str, Any]:
+    """Return since when and until when the archive of a repository leads, and its gaps."""
+    if not backups:
+        return {"since": "", "until": "", "gaps": []}
+    try:
+        segments = repositories.segments(number)
+    except RecoveryError as error:
+        return {"since": "", "until": "", "gaps": [], "problem": str(error)}
+    return {
+        "since": backups[0].earliest.isoformat(),
+        "until": max((each.archived for each in segments), default=backups[-1].earliest).isoformat(),
+        "gaps": [_gap(gap, backups) for gap in gaps(segments, backups[0].first)],
+    }
+
+
+def _gap(gap: tuple[Segment, Segment], backups: list[Backup]) -> dict[str, Any]:
+    """Return a gap, and from when on a later backup makes all that follows restorable; empty: there is none yet."""
+    one, two = gap
+    end = next((backup.earliest.isoformat() for backup in backups if backup.first >= two.number), "")
+    return {"after": one.name, "from": one.archived.isoformat(), "until": two.archived.isoformat(), "end": end}
+
+
+def _same_disk(directory: str, data: str) -> bool:
+    try:
+        return bool(directory) and os.stat(directory).st_dev == os.stat(data).st_dev  # noqa: PTH116 - both may be missing
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

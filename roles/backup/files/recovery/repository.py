@@ -1,0 +1,162 @@
+"""What the repositories hold: backups, and the archive of WAL, as pgBackRest lists them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .host import RecoveryError, Settings, run
+
+# An archived segment: timeline, and the two halves of its position, in hexadecimal; its digest; its compression.
+SEGMENT = re.compile(r"/([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(?:\.\w+)?$")
+# Segments of 16 MB, of which 256 have the same first half.
+PER_FILE = 256
+# Status codes of `pgbackrest info` of a repository that can be used: backups, or none yet.
+USABLE = (0, 2)
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """A segment of WAL: its number, counted from the first possible one, and its timeline."""
+
+    number: int
+    timeline: int
+    # By when it was put into the repository, rounded up to seconds. What it holds was committed before.
+    archived: datetime
+
+    @property
+    def name(self) -> str:
+        """Return its name, as PostgreSQL writes it."""
+        return f"{self.timeline:08X}{self.number // PER_FILE:08X}{self.number % PER_FILE:08X}"
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup that ended."""
+
+    label: str
+    repository: int
+    kind: str
+    started: datetime
+    finished: datetime
+    # Bytes of the cluster, and what the backup added to the repository.
+    size: int
+    stored: int
+    # Number and timeline of the first segment that it needs, and number of the last one that it needs in any case.
+    first: int
+    timeline: int
+    last: int
+    # Pages with wrong checksums were found, or parts are missing.
+    faulty: bool
+
+    @property
+    def earliest(self) -> datetime:
+        """Return the earliest time that can be restored from it: its end was noted in whole seconds."""
+        return self.finished + timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The state of a repository."""
+
+    number: int
+    # pgBackRest's status: 0 is well, 2 has no backup yet; others cannot be used. The message says why.
+    code: int
+    message: str
+    # PostgreSQL's identifier of the cluster that it holds; empty: none yet.
+    system: str
+
+    @property
+    def usable(self) -> bool:
+        """Return whether backups can be made into it."""
+        return self.code in USABLE
+
+
+def number_of(name: str) -> tuple[int, int]:
+    """Return number and timeline of a segment, given its name of 24 hexadecimal digits."""
+    return int(name[8:16], 16) * PER_FILE + int(name[16:24], 16), int(name[:8], 16)
+
+
+def read_info(text: str, stanza: str) -> tuple[list[Repository], list[Backup]]:
+    """Return repositories and backups, oldest first, from the output of `pgbackrest info --output=json`.
+
+    Raises:
+        RecoveryError: the output does not tell of the stanza.
+
+    """
+    found = next((each for each in json.loads(text or "[]") if each["name"] == stanza), None)
+    if found is None:
+        raise RecoveryError(f"The repositories know no stanza {stanza}: converge the host.")
+    # After an upgrade of PostgreSQL, the last of several clusters counts.
+    systems = {each["repo-key"]: str(each["system-id"]) for each in found["db"]}
+    repositories = [
+        Repository(
+            each["key"],
+            each["status"]["code"],
+            " ".join(each["status"]["message"].split()),
+            systems.get(each["key"], ""),
+        )
+        for each in found["repo"]
+    ]
+    backups = [_read_backup(each) for each in found["backup"]]
+    return repositories, sorted(backups, key=lambda backup: backup.finished)
+
+
+def _read_backup(found: dict[str, Any]) -> Backup:
+    first, timeline = number_of(found["archive"]["start"])
+    sizes = found["info"]
+    return Backup(
+        label=found["label"],
+        repository=found["database"]["repo-key"],
+        kind=found["type"],
+        started=datetime.fromtimestamp(found["timestamp"]["start"], UTC),
+        finished=datetime.fromtimestamp(found["timestamp"]["stop"], UTC),
+        size=sizes["size"],
+        stored=sizes["repository"]["delta"],
+        first=first,
+        timeline=timeline,
+        last=number_of(found["archive"]["stop"])[0],
+        faulty=bool(found.get("error")),
+    )
+
+
+def read_archive(text: str) -> list[Segment]:
+    """Return the segments of an archive by number, from the output of `pgbackrest repo-ls --recurse --output=json`."""
+    segments = []
+    for name, found in json.loads(text or "{}").items():
+        if match := SEGMENT.search(f"/{name}"):
+            number, timeline = number_of("".join(match.groups()))
+            segments.append(Segment(number, timeline, datetime.fromtimestamp(found["time"] + 1, UTC)))
+    return sorted(segments)
+
+
+def gaps(segments: list[Segment], begin: int) -> list[tuple[Segment, Segment]]:
+    """Return the pairs of segments, from number `begin` on, between which at least one is missing."""
+    kept = [segment for segment in segments if segment.number >= begin]
+    return [(one, two) for one, two in itertools.pairwise(kept) if two.number > one.number + 1]
+
+
+class Repositories:
+    """The repositories of this host, asked by pgBackRest."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def pgbackrest(self, *arguments: str, env: dict[str, str] | None = None, timeout: float | None = None) -> str:
+        """Run pgBackRest with this host's stanza and return its output."""
+        return run("pgbackrest", f"--stanza={self._settings.stanza}", *arguments, env=env, timeout=timeout)
+
+    def info(self) -> tuple[list[Repository], list[Backup]]:
+        """Return the state of the repositories, and the backups in them, oldest first."""
+        return read_info(self.pgbackrest("info", "--output=json"), self._settings.stanza)
+
+    def segments(self, repository: int) -> list[Segment]:
+        """Return the archived segments of a repository by number."""
+        path = f"archive/{self._settings.stanza}"
+        # Not the stanza's own option: this command is of the repository.
+        text = run("pgbackrest", "repo-ls", f"--repo={repository}", "--recurse", "--output=json", path)
+        return read_archive(text)

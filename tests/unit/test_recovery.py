@@ -1,0 +1,290 @@
+"""What a restoration's target means, which backup leads there, and what pgBackRest's listings say."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from roles.backup.files.recovery.__main__ import differences
+from roles.backup.files.recovery.aside import restore_options, why_it_ended
+from roles.backup.files.recovery.drill import Counted, compare, read_verification
+from roles.backup.files.recovery.host import RecoveryError
+from roles.backup.files.recovery.repository import (
+    Backup,
+    Segment,
+    gaps,
+    number_of,
+    read_archive,
+    read_info,
+)
+from roles.backup.files.recovery.target import Target, check_name, find_route, read_target
+
+BEGIN = datetime(2026, 11, 29, 10, tzinfo=UTC)
+INFO: dict[str, Any] = {
+    "archive": [{"database": {"id": 1, "repo-key": 1}, "id": "17-1", "max": "0" * 24, "min": "0" * 24}],
+    "backup": [
+        {
+            "archive": {"start": "000000010000000000000010", "stop": "000000010000000000000011"},
+            "database": {"id": 1, "repo-key": 1},
+            "error": False,
+            "info": {"delta": 2098248, "repository": {"delta": 72376}, "size": 43618562},
+            "label": "20261130-051935F_20261130-052256I",
+            "timestamp": {"start": 1796016176, "stop": 1796016177},
+            "type": "incr",
+        },
+        {
+            "archive": {"start": "00000001000000000000000A", "stop": "00000001000000000000000A"},
+            "database": {"id": 1, "repo-key": 1},
+            "error": True,
+            "info": {"delta": 43601340, "repository": {"delta": 5022320}, "size": 43601340},
+            "label": "20261130-051935F",
+            "timestamp": {"start": 1796015975, "stop": 1796015996},
+            "type": "full",
+        },
+    ],
+    "db": [{"id": 1, "repo-key": 1, "system-id": 7713825342188855850, "version": "17"}],
+    "name": "biocirv",
+    "repo": [
+        {"key": 1, "status": {"code": 0, "message": "ok"}},
+        {"key": 2, "status": {"code": 99, "message": "[FormatError] key\n  is wrong"}},
+    ],
+}
+
+
+def minutes(number: float) -> datetime:
+    return BEGIN + timedelta(minutes=number)
+
+
+def backup(label: str, finished: float, first: int, timeline: int = 1, *, faulty: bool = False) -> Backup:
+    """Return a backup that needs the WAL from a segment on, and ended `finished` minutes after the beginning."""
+    end = minutes(finished)
+    return Backup(label, 1, "full", end, end, 1000, 100, first, timeline, first, faulty)
+
+
+def archive(*numbers: int, timeline: int = 1, begin: float = 0) -> list[Segment]:
+    """Return segments, of which number n was archived n minutes after the beginning."""
+    return [Segment(number, timeline, minutes(begin + number)) for number in numbers]
+
+
+def test_info_tells_of_backups_oldest_first_and_of_repositories() -> None:
+    repositories, backups = read_info(json.dumps([{**INFO, "name": "other", "repo": []}, INFO]), "biocirv")
+    assert [(each.number, each.code, each.message, each.usable, each.system) for each in repositories] == [
+        (1, 0, "ok", True, "7713825342188855850"),
+        (2, 99, "[FormatError] key is wrong", False, ""),
+    ]
+    assert [(each.label[-1], each.kind, each.first, each.last, each.timeline, each.faulty) for each in backups] == [
+        ("F", "full", 10, 10, 1, True),
+        ("I", "incr", 16, 17, 1, False),
+    ]
+    assert backups[0].finished == datetime(2026, 11, 30, 5, 19, 56, tzinfo=UTC)
+    assert (backups[1].size, backups[1].stored) == (43618562, 72376)
+
+
+def test_info_of_an_unknown_stanza_is_an_error() -> None:
+    with pytest.raises(RecoveryError, match="know no stanza biocirv"):
+        read_info("[]", "biocirv")
+
+
+def test_only_segments_of_the_archive_are_read() -> None:
+    digest = "a" * 40
+    found = read_archive(
+        json.dumps(
+            {
+                "17-1": {"type": "path"},
+                f"17-1/0000000200000001/0000000200000001000000FF-{digest}.zst": {"type": "file", "time": 1796015975},
+                f"17-1/0000000100000000/000000010000000000000003-{digest}": {"type": "file", "time": 1796015975},
+                "17-1/0000000100000000/00000001000000000000000A.00000028.backup": {"type": "file", "time": 1},
+                f"17-1/0000000100000000/000000010000000000000004.partial-{digest}.zst": {"type": "file", "time": 1},
+                "archive.info": {"type": "file", "time": 1},
+            }
+        )
+    )
+    assert [(each.number, each.timeline) for each in found] == [(3, 1), (511, 2)]
+    assert [number_of(each.name) for each in found] == [(3, 1), (511, 2)]
+    # The time is rounded down in the listing: what a segment holds was committed before the next second.
+    assert found[0].archived == datetime.fromtimestamp(1796015976, UTC)
+
+
+def test_gaps_are_between_numbers_and_not_between_timelines() -> None:
+    segments = sorted([*archive(1, 2, 3, 6), *archive(3, 4, timeline=2)])
+    assert [(one.number, two.number) for one, two in gaps(segments, 1)] == [(4, 6)]
+    assert gaps(segments, 6) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("latest", None),
+        ("2026-11-29T10:00:00Z", BEGIN),
+        (" 2026-11-29 11:00+01:00 ", BEGIN),
+        ("2026-11-29T10:00:00.5Z", BEGIN + timedelta(seconds=0.5)),
+    ],
+)
+def test_a_time_has_its_zone(text: str, expected: datetime | None) -> None:
+    assert read_target(text, {}) == Target(expected)
+
+
+def test_a_restore_point_is_known_by_its_name() -> None:
+    target = read_target("before-cleanup", {"before-cleanup": BEGIN})
+    assert target == Target(BEGIN, "before-cleanup")
+    assert str(target).startswith("restore point before-cleanup, 2026-11-29 10:00:00 UTC")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2026-11-29T10:00:00", "has no time zone. Write 2026-11-29T10:00:00Z if it is in UTC, or 2026-11-29T10:00:00"),
+        ("2026-11-29", "has no time zone. Write 2026-11-29T00:00:00Z"),
+        ("10:00", "10:00 is no time: write it as 2026-11-29T10:00:00Z"),
+        ("2026-11-31T10:00:00Z", "is no time"),
+        ("yesterday", "There is no restore point 'yesterday'; those that there are: one, two."),
+        ("", "There is no restore point ''"),
+    ],
+)
+def test_what_is_neither_is_refused(text: str, said: str) -> None:
+    with pytest.raises(RecoveryError) as refused:
+        read_target(text, {"one": BEGIN, "two": BEGIN})
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "latest", "2026", "two words", "a;b", "x" * 52, "one"])
+def test_a_restore_point_is_not_named_so(name: str) -> None:
+    with pytest.raises(RecoveryError):
+        check_name(name, {"one": BEGIN})
+
+
+def test_the_newest_backup_before_the_target_leads_there() -> None:
+    backups = [backup("a", 2, 2), backup("b", 5, 5), backup("c", 8, 8)]
+    route = find_route(Target(minutes(6.5)), backups, archive(*range(2, 12)), minutes(20))
+    assert (route.backup.label, route.timeline, route.end.number) == ("b", 1, 7)
+    assert find_route(Target(None), backups, archive(*range(2, 12)), minutes(20)).backup.label == "c"
+    faulty = [backup("a", 2, 2), backup("b", 5, 5, faulty=True)]
+    assert find_route(Target(None), faulty, archive(*range(2, 12)), minutes(20)).backup.label == "a"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (minutes(1), "is before the first backup had ended. The nearest is TO=2026-11-29T10:02:01Z."),
+        (minutes(2), "is before the first backup had ended."),
+        (minutes(30), "is in the future; it is 2026-11-29 10:20:00 UTC"),
+        (minutes(15), "is not archived; the archive ends at 2026-11-29 10:11:00 UTC. The nearest is TO=latest."),
+    ],
+)
+def test_a_time_that_cannot_be_restored_is_refused_with_the_nearest(target: datetime, said: str) -> None:
+    backups = [backup("a", 2, 2), backup("b", 5, 5)]
+    with pytest.raises(RecoveryError) as refused:
+        find_route(Target(target), backups, archive(*range(2, 12)), minutes(20))
+    assert said in str(refused.value)
+
+
+def test_without_a_backup_nothing_is_restored() -> None:
+    with pytest.raises(RecoveryError, match="`make base-backup` makes one"):
+        find_route(Target(None), [], archive(2, 3), minutes(20))
+
+
+def test_a_faulty_backup_is_better_than_none() -> None:
+    assert find_route(Target(None), [backup("a", 2, 2, faulty=True)], archive(2, 3), minutes(20)).backup.label == "a"
+
+
+def test_a_gap_is_refused_with_what_is_on_both_sides() -> None:
+    """Segment 6 is missing: what was committed after segment 5 was archived can only be restored from backup b."""
+    backups, segments = [backup("a", 2, 2), backup("b", 9, 9)], archive(2, 3, 4, 5, 7, 8, 9, 10)
+    assert find_route(Target(minutes(4.5)), backups, segments, minutes(20)).backup.label == "a"
+    assert find_route(Target(minutes(9.5)), backups, segments, minutes(20)).backup.label == "b"
+    for target in (minutes(5.5), minutes(8)):
+        with pytest.raises(RecoveryError) as refused:
+            find_route(Target(target), backups, segments, minutes(20))
+        assert "has a gap between 2026-11-29 10:05:00 UTC" in str(refused.value)
+        assert "before it TO=2026-11-29T10:04:00Z, after it TO=2026-11-29T10:09:01Z" in str(refused.value)
+
+
+def test_latest_does_not_end_at_a_gap_without_a_word() -> None:
+    with pytest.raises(RecoveryError, match="has a gap"):
+        find_route(Target(None), [backup("a", 2, 2)], archive(2, 3, 5), minutes(20))
+
+
+def test_after_a_restoration_the_abandoned_stretch_has_its_own_timeline() -> None:
+    """In minute 10 the cluster was put back to minute 5: until then timeline 1 went on; timeline 2 follows."""
+    backups = [backup("a", 2, 2), backup("b", 8, 8), backup("c", 12, 7, timeline=2)]
+    segments = sorted([*archive(*range(2, 11)), *archive(6, 7, 8, 9, timeline=2, begin=5)])
+    assert find_route(Target(minutes(9.5)), backups, segments, minutes(20)).timeline == 1
+    assert find_route(Target(minutes(9.5)), backups, segments, minutes(20)).backup.label == "b"
+    later = find_route(Target(minutes(11.5)), backups, segments, minutes(20))
+    assert (later.backup.label, later.timeline) == ("a", 2)
+    assert find_route(Target(None), backups, segments, minutes(20)).backup.label == "c"
+
+
+def test_pgbackrest_gets_the_target_in_utc() -> None:
+    route = find_route(Target(None), [backup("a", 2, 2)], archive(2, 3), minutes(20))
+    common = ["--repo=1", "--set=a", "--target-timeline=1"]
+    east = datetime.fromisoformat("2026-11-29T11:00:00+01:00")
+    assert restore_options(Target(None), route) == [*common, "--type=default"]
+    assert restore_options(Target(east), route) == [
+        *common,
+        "--type=time",
+        "--target=2026-11-29 10:00:00.000000+00",
+        "--target-action=promote",
+    ]
+    assert restore_options(Target(east, "named"), route)[3:5] == ["--type=name", "--target=named"]
+
+
+def test_a_recovery_that_ends_early_says_when() -> None:
+    log = (
+        "LOG:  redo done\nLOG:  last completed transaction was at log time 2026-11-29 10:04:58.1+00\n"
+        "FATAL:  recovery ended before configured recovery target was reached\n"
+    )
+    assert "the last one is of 2026-11-29 10:04:58.1+00" in why_it_ended(log)
+    assert why_it_ended("FATAL:  no room\n") == "The copy cannot be started: no room."
+    assert "it says nothing" in why_it_ended("")
+
+
+@pytest.mark.parametrize(
+    ("restored", "writes", "alike"),
+    [
+        ("5", (0, 0), True),
+        ("4", (0, 0), False),
+        ("6", (0, 0), False),
+        (None, (0, 0), False),
+        # Rows came and went between the two counts.
+        ("7", (2, 2), True),
+        ("3", (2, 2), True),
+        ("8", (2, 2), False),
+    ],
+)
+def test_a_table_is_alike_if_the_living_one_can_have_had_its_rows(
+    restored: str | None, writes: tuple[int, int], alike: bool
+) -> None:
+    earlier = {"db": (["r"], {"t": "5", "new": "0"}, {"t": (10, 3)})}
+    later = {"db": (["r"], {"t": "5"}, {"t": (10 + writes[0], 3 + writes[1])})}
+    rows = {} if restored is None else {"t": restored}
+    tables, problems = compare(earlier, {"db": (["r"], rows, {})}, later)
+    assert [(table["table"], table["alike"]) for table in tables] == [("t", alike)]
+    assert bool(problems) is not alike
+    if problems:
+        assert problems[0].startswith("The table t of db ")
+
+
+def test_another_revision_and_a_missing_database_are_problems() -> None:
+    counted: Counted = {"db": (["r"], {"t": "5"}, {}), "other": ([], {}, {})}
+    _, problems = compare(counted, {"db": (["q"], {"t": "5"}, {})}, counted)
+    assert problems == [
+        "db was restored at revision ['q'] instead of ['r'].",
+        "The database other was not restored.",
+    ]
+
+
+def test_tables_differ_by_rows_or_content() -> None:
+    found = differences({"a": "1 77", "b": "2 5", "gone": "3 1"}, {"a": "1 77", "b": "2 6", "new": "0 0"})
+    assert found == [
+        {"table": "a", "then": 1, "now": 1, "same": True},
+        {"table": "b", "then": 2, "now": 2, "same": False},
+        {"table": "gone", "then": 3, "now": None, "same": False},
+        {"table": "new", "then": None, "now": 0, "same": False},
+    ]
+
+
+def test_the_verification_is_read() -> None:
+    assert read_verification("") == []
+    assert read_verification("stanza: biocirv\nstatus: ok\n") == []
