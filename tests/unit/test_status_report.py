@@ -35,6 +35,39 @@ RUN = {
 }
 
 
+BACKUPS: dict[str, Any] = {
+    "archive_seconds": 60,
+    "archiver": {
+        "archived": "000000010000000000000010",
+        "waiting": 0,
+        "waiting_since": None,
+        "segment_bytes": 16777216,
+        "on": True,
+        "system": "7713825342188855850",
+    },
+    "backup_runs": False,
+    "backup_failed": False,
+    "repositories": [
+        {
+            "number": 1,
+            "place": "/var/lib/pgbackrest",
+            "same_disk": True,
+            "usable": True,
+            "is_of_other_cluster": False,
+            "message": "ok",
+            "since": "2026-11-20T01:30:00+00:00",
+            "until": "2026-11-27T17:59:10+00:00",
+            "gaps": [],
+        }
+    ],
+    "backups": [
+        {"label": "F", "repository": 1, "type": "full", "finished": "2026-11-27T01:30:00+00:00", "faulty": False}
+    ],
+    "restore_points": [],
+    "drill": {"succeeded": True, "problems": [], "finished": "2026-11-22T03:30:00Z", "proven": "2026-11-22T03:30:00Z"},
+}
+
+
 def asked() -> dict[str, Any]:
     """Return the answers of two healthy hosts; the first one has the server and the database."""
     host = {
@@ -48,6 +81,7 @@ def asked() -> dict[str, Any]:
         "certificate of PostgreSQL": "2027-01-09T18:27:33+00:00",
         "schema": {"revisions": ["0002"], "missing_tables": []},
         "rows": {"experiment": 24},
+        "backups": BACKUPS,
         "prefect": {
             "pool": {"name": "pool", "paused": False},
             "workers": [
@@ -106,6 +140,54 @@ MAKE = "INVENTORY=inventory/mine`"
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
+        (
+            (*ONE, "backups", "archiver"),
+            {**BACKUPS["archiver"], "waiting": 300, "waiting_since": "2026-11-27T17:50:00+00:00"},
+            "PostgreSQL's WAL has not been archived since 2026-11-27 17:50 UTC: 300 segments, 5.0 GB, wait on its disk",
+        ),
+        (
+            (*ONE, "backups", "archiver", "on"),
+            False,
+            f"PostgreSQL does not archive its WAL: `make start-services {MAKE} turns it on",
+        ),
+        (
+            (*ONE, "backups", "backups"),
+            [],
+            "The backup repository /var/lib/pgbackrest has no base backup, so that nothing can be restored: `make",
+        ),
+        (
+            (*ONE, "backups", "backups", 0, "finished"),
+            "2026-11-19T01:30:00+00:00",
+            "The last base backup in /var/lib/pgbackrest is of 2026-11-19 01:30 UTC: `make logs UNIT=",
+        ),
+        ((*ONE, "backups", "backups", 0, "faulty"), True, "The last base backup in /var/lib/pgbackrest holds damaged"),
+        ((*ONE, "backups", "backup_failed"), True, "The last base backup failed: `make logs UNIT=biocirv-base-backup"),
+        ((*ONE, "backups", "problem"), "no configuration", "The backups on one cannot be asked: no configuration"),
+        (
+            (*ONE, "backups", "repositories", 0),
+            {**BACKUPS["repositories"][0], "usable": False, "message": "key is wrong"},
+            "The backup repository /var/lib/pgbackrest cannot be used: key is wrong",
+        ),
+        (
+            (*ONE, "backups", "repositories", 0, "is_of_other_cluster"),
+            True,
+            "The backup repository /var/lib/pgbackrest holds the backups of another cluster than the one that runs",
+        ),
+        (
+            (*ONE, "backups", "repositories", 0, "gaps"),
+            [{"after": "1", "from": "2026-11-27T12:00:00+00:00", "until": "2026-11-27T12:02:00+00:00", "end": ""}],
+            "The backup repository /var/lib/pgbackrest lacks WAL after 2026-11-27 12:00 UTC: what was committed since",
+        ),
+        (
+            (*ONE, "backups", "drill"),
+            {**BACKUPS["drill"], "succeeded": False, "problems": ["The table t of db is missing instead of 5."]},
+            "The last drill, 2026-11-22 03:30 UTC, failed to restore what it should: The table t of db is missing",
+        ),
+        (
+            (*ONE, "backups", "drill", "proven"),
+            "2026-11-12T03:30:00Z",
+            f"No restoration was proven since 2026-11-12 03:30 UTC: `make restore-drill {MAKE} does it",
+        ),
         ((*TWO, "disks", 0, "used_percent"), 90, "/ on two is 90 % full, 81.6 GB are free: `du -xh"),
         (
             (*TWO, "services", 1),
@@ -230,3 +312,18 @@ def test_a_report_for_others_holds_no_secret_in_any_form() -> None:
         "PGPASSWORD=******** url postgresql://u:********@h and ********, Basic ********, key: ********"
         ' {"a": "********"} via ******** and ********'
     )
+
+
+def test_a_first_backup_that_is_being_made_is_no_problem() -> None:
+    found = asked()
+    found["hosts"]["one"]["state"]["answers"]["backups"] |= {"backups": [], "backup_runs": True, "drill": {}}
+    assert status_report(found)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("waiting_since", "seconds"), [(None, 60), ("2026-11-27T17:58:00+00:00", 180), ("2026-11-27T18:00:01+00:00", 60)]
+)
+def test_what_a_broken_disk_costs_grows_while_wal_waits(waiting_since: str | None, seconds: int) -> None:
+    found = asked()
+    found["hosts"]["one"]["state"]["answers"]["backups"]["archiver"]["waiting_since"] = waiting_since
+    assert status_report(found)["backups"]["rpo_seconds"] == seconds

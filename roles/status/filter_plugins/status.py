@@ -10,6 +10,8 @@ from typing import Any
 DISK_PERCENT = 90
 RESTARTS = 3
 CERTIFICATE = timedelta(days=14)
+# Ages from which WAL that waits to be archived, a base backup, and a restoration that succeeded are problems.
+WAITING, BACKUP, PROVEN = timedelta(minutes=5), timedelta(days=8), timedelta(days=14)
 # Parts that can take too long on a host where all is well: a large table to count, a long journal to search.
 UNIMPORTANT = ("rows", "errors")
 
@@ -42,6 +44,7 @@ def status_report(asked: dict[str, Any]) -> Report:
         "work_pool": _work_pool(server.get("prefect")),
         "last_run": server.get("prefect", {}).get("last_run", []),
         "rows": answers[asked["database"]].get("rows", {}),
+        "backups": _backups(answers[asked["database"]].get("backups"), now),
         "disks": list(_of_hosts(answers, "disks")),
         "certificates": [
             {"service": name.removeprefix("certificate of "), "ends": end}
@@ -53,6 +56,7 @@ def status_report(asked: dict[str, Any]) -> Report:
     problems = [
         *_silent(asked),
         *_problems(report, now, asked["arguments"]),
+        *_backup_problems(report["backups"], now, asked),
         *_unhealthy(answers),
         *_other_releases(report, releases, asked["arguments"]),
     ]
@@ -95,6 +99,78 @@ def _work_pool(found: dict[str, Any] | None) -> dict[str, Any]:
         "workers": {worker["name"]: worker["status"] for worker in found["workers"]},
         "seen": max((worker["seen"] or "" for worker in found["workers"]), default=""),
     }
+
+
+def _backups(found: dict[str, Any] | None, now: datetime) -> dict[str, Any]:
+    """Return the state of backups, with `rpo_seconds`, what a loss of the database's disk would cost at most."""
+    if not found:
+        return {}
+    waiting = found["archiver"].get("waiting_since")
+    late = (now - datetime.fromisoformat(waiting)).total_seconds() if waiting else 0
+    return {**found, "rpo_seconds": round(found["archive_seconds"] + max(late, 0))}
+
+
+def _backup_problems(backups: dict[str, Any], now: datetime, asked: dict[str, Any]) -> Iterator[str]:
+    if not backups:
+        return
+    host, arguments = asked["database"], asked["arguments"]
+    base, show = f"`make base-backup{arguments}`", f"`make backups{arguments}`"
+    journal = f"`make logs UNIT=biocirv-base-backup HOST={host}{arguments}` shows why"
+    if backups.get("problem"):
+        yield f"The backups on {host} cannot be asked: {backups['problem']}"
+        return
+    for repository in backups["repositories"]:
+        name = f"The backup repository {repository['place']}"
+        if repository["is_of_other_cluster"]:
+            yield (
+                f"{name} holds the backups of another cluster than the one that runs, of which nothing is archived: if "
+                f"its disk was lost, `make restore TO=latest DATABASE=all{arguments}` brings it back; otherwise name "
+                "the new one by backup_stanza"
+            )
+        elif not repository["usable"] or repository.get("problem"):
+            yield f"{name} cannot be used: {repository.get('problem') or repository['message']}"
+        own = [each for each in backups["backups"] if each["repository"] == repository["number"]]
+        if not own and repository["usable"] and not backups["backup_runs"]:
+            yield f"{name} has no base backup, so that nothing can be restored: {base} makes one"
+        if own and now - datetime.fromisoformat(own[-1]["finished"]) > BACKUP:
+            yield f"The last base backup in {repository['place']} is of {_time(own[-1]['finished'])}: {journal}"
+        if own and own[-1]["faulty"]:
+            yield f"The last base backup in {repository['place']} holds damaged pages of the database: {journal}"
+        for gap in repository["gaps"]:
+            if not gap["end"]:
+                yield (
+                    f"{name} lacks WAL after {_time(gap['from'])}: what was committed since cannot be restored, until "
+                    f"{base} begins anew"
+                )
+    if backups["backup_failed"]:
+        yield f"The last base backup failed: {journal}"
+    yield from _archiver_problems(backups, now, asked)
+    drill = backups["drill"]
+    if drill and not drill["succeeded"]:
+        yield (
+            f"The last drill, {_time(drill['finished'])}, failed to restore what it should: {drill['problems'][0]} "
+            f"{show} shows all; `make restore-drill{arguments}` does it again"
+        )
+    proven = (drill or {}).get("proven") or min((each["finished"] for each in backups["backups"]), default="")
+    if proven and now - datetime.fromisoformat(proven) > PROVEN:
+        yield f"No restoration was proven since {_time(proven)}: `make restore-drill{arguments}` does it"
+
+
+def _archiver_problems(backups: dict[str, Any], now: datetime, asked: dict[str, Any]) -> Iterator[str]:
+    archiver = backups["archiver"]
+    # The server does not run, which its unit says.
+    if "problem" in archiver:
+        return
+    since = archiver["waiting_since"]
+    if since and now - datetime.fromisoformat(since) > WAITING:
+        wait = f"{archiver['waiting']} segments, {archiver['waiting'] * archiver['segment_bytes'] / 1e9:.1f} GB, wait"
+        yield (
+            f"PostgreSQL's WAL has not been archived since {_time(since)}: {wait} on its disk, which they fill in the "
+            f"end, and what was committed since is lost with it. `make logs UNIT=postgresql@* "
+            f"HOST={asked['database']}{asked['arguments']}` shows why"
+        )
+    if not archiver["on"]:
+        yield f"PostgreSQL does not archive its WAL: `make start-services{asked['arguments']}` turns it on"
 
 
 def _silent(asked: dict[str, Any]) -> Iterator[str]:

@@ -45,6 +45,7 @@ options:
   database: {type: str, default: '', description: Database on this host whose rows are counted.}
   database_login: {type: str, default: '', description: Login that can read its tables.}
   database_port: {type: int, default: 5432, description: PostgreSQL's port.}
+  recovery_program: {type: path, default: '', description: Program that prints the state of backups as JSON.}
   prefect:
     type: dict
     default: {}
@@ -60,7 +61,7 @@ answers:
   description:
     - Of each part that answered, its state, by name.
     - C(services) (units with state, times and restarts within an hour), C(health), C(disks), C(errors) (lines).
-    - C(rows) (numbers by table).
+    - C(rows) (numbers by table), C(backups) (what the program prints).
     - C(certificate of NAME) (its end), C(schema) (C(revisions), and C(missing_tables) that its migration made).
     - C(prefect) (pool, workers, counts, schedules that lag, the last run).
 failures: {type: dict, returned: always, description: Reasons of the parts that did not answer, by name.}
@@ -340,6 +341,7 @@ def main() -> None:
             "database": {"type": "str", "default": ""},
             "database_login": {"type": "str", "default": ""},
             "database_port": {"type": "int", "default": 5432},
+            "recovery_program": {"type": "path", "default": ""},
             "prefect": {"type": "dict", "default": {}},
             "prefect_password": {"type": "str", "default": "", "no_log": True},
         },
@@ -358,6 +360,9 @@ def main() -> None:
         parts["schema"] = lambda: schema(asked["environment_file"], asked["schema_program"], asked["schema_record"])
     if asked["database"]:
         parts["rows"] = lambda: rows(asked["database"], asked["database_login"], asked["database_port"])
+        parts["rows"] = lambda: rows(asked["database"], asked["database_port"])
+    if asked["recovery_program"]:
+        parts["backups"] = lambda: json.loads(run(asked["recovery_program"], "state"))
     if asked["prefect"]:
         parts["prefect"] = Prefect(asked["prefect"], asked["prefect_password"], asked["ca_file"]).report
     with ThreadPoolExecutor(len(parts)) as pool:

@@ -213,6 +213,11 @@ def state(own: Settings, _: argparse.Namespace) -> dict[str, Any]:
     repositories = Repositories(own)
     found: dict[str, Any] = {"repositories": [], "backups": [], "drill": read_result(own), "restore_points": []}
     found["archive_seconds"] = own.archive_seconds
+    # Backups come first in the list of timers.
+    unit = own.timers[0].replace(".timer", ".service")
+    states_of_unit = run("systemctl", "show", "--property=ActiveState,Result", unit).split()
+    found["backup_runs"] = "ActiveState=activating" in states_of_unit
+    found["backup_failed"] = "Result=success" not in states_of_unit
     found["restore_points"] = [
         {"name": name, "time": moment.isoformat(timespec="seconds")} for name, moment in read_points(own).items()
     ]
