@@ -87,8 +87,8 @@ def container() -> Iterator[Container]:
 
 def execute(container: Container, script: str, *arguments: str, user: str = "root") -> str:
     """Run a shell script; return its output."""
-    command = ["docker", "exec", "--user", user, container.id, "sh", "-c", script, "script", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    command = ["docker", "exec", "--user", user, str(container.id), "sh", "-c", script, "script", *arguments]
+    done: subprocess.CompletedProcess[str] = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
 

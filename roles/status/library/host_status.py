@@ -360,7 +360,6 @@ def main() -> None:
         parts["schema"] = lambda: schema(asked["environment_file"], asked["schema_program"], asked["schema_record"])
     if asked["database"]:
         parts["rows"] = lambda: rows(asked["database"], asked["database_login"], asked["database_port"])
-        parts["rows"] = lambda: rows(asked["database"], asked["database_port"])
     if asked["recovery_program"]:
         parts["backups"] = lambda: json.loads(run(asked["recovery_program"], "state"))
     if asked["prefect"]:
