@@ -16,6 +16,7 @@ from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.fields import Code, Count, Date, Field, Name, Number, Reference, Text
 from ca_biositing.pipeline.etl.transform import clean
 from ca_biositing.pipeline.flows import datasets
+from ca_biositing.pipeline.sources import csv_folder
 
 ROOT = Path(__file__).parents[2]
 SHEETS = (ROOT / "docs/sheets.md").read_text(encoding="utf-8")
@@ -144,14 +145,14 @@ def test_kinds_are_those_that_there_are() -> None:
 
 def texts_in_code() -> Iterator[str]:
     """Return the texts in the modules that create reasons, with VARIABLE for interpolated values."""
-    for module in (extract, fields, load, validate):
+    for module in (csv_folder, extract, fields, load, validate):
         assert module.__file__
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 text = "".join(str(v.value) if isinstance(v, ast.Constant) else VARIABLE for v in node.values)
-                yield text.replace("%s", VARIABLE)
+                yield re.sub(r"%s|\{\}", VARIABLE, text)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+                yield node.value.replace("{}", VARIABLE)
 
 
 def errors_of_checks() -> set[str]:

@@ -8,12 +8,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -26,6 +27,9 @@ SCOPES = {
 }
 AUDIENCE = "https://oauth2.googleapis.com/token"  # in google-auth's token requests, whatever their URL
 FILES_PER_PAGE = 2
+SPREADSHEET = "application/vnd.google-apps.spreadsheet"
+EXCEL = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+SHORTCUT = "application/vnd.google-apps.shortcut"
 HANG_UP = 0
 
 Answer = tuple[int, object]
@@ -33,12 +37,19 @@ Answer = tuple[int, object]
 
 @dataclass
 class Spreadsheet:
-    """A spreadsheet that is shared with the account: worksheets are rows of cells, or None for a chart."""
+    """A spreadsheet that is shared with the account: worksheets are rows of cells, or None for a chart.
+
+    A cell is a value, or the API's object of a cell. ``merges`` are the API's ranges. ``kind`` and ``target`` are those
+    of another file in Drive, and of the file that a shortcut leads to.
+    """
 
     id: str
     title: str
     worksheets: Mapping[str, Sequence[Sequence[object]] | None]
     trashed: bool = False
+    merges: Sequence[Mapping[str, int]] = ()
+    kind: str = SPREADSHEET
+    target: str | None = None
 
 
 @dataclass
@@ -137,28 +148,47 @@ class GoogleApi(ThreadingHTTPServer):
         return 200, {"access_token": token, "expires_in": 3599, "token_type": "Bearer"}
 
     def _files(self, query: Mapping[str, str]) -> object:
-        assert query["q"] == "mimeType = 'application/vnd.google-apps.spreadsheet' and trashed = false"
-        found = [{"id": each.id, "name": each.title} for each in self.spreadsheets if not each.trashed]
+        kinds = " or ".join(f"mimeType = '{kind}'" for kind in (SPREADSHEET, EXCEL, SHORTCUT))
+        assert query["q"] == f"({kinds}) and trashed = false"
+        assert query["fields"] == "nextPageToken,files(id,name,mimeType,shortcutDetails(targetId,targetMimeType))"
+        found = [self._file(each) for each in self.spreadsheets if not each.trashed]
         start = int(query.get("pageToken", "0"))
         end = start + FILES_PER_PAGE
         return {"files": found[start:end], **({"nextPageToken": str(end)} if end < len(found) else {})}
 
+    def _file(self, sheet: Spreadsheet) -> object:
+        file = {"id": sheet.id, "name": sheet.title, "mimeType": sheet.kind}
+        if not sheet.target:
+            return file
+        kind = next((each.kind for each in self.spreadsheets if each.id == sheet.target), SPREADSHEET)
+        return {**file, "shortcutDetails": {"targetId": sheet.target, "targetMimeType": kind}}
+
     def _spreadsheet(self, path: Sequence[str], query: Mapping[str, str]) -> object:
-        sheet = next((each for each in self.spreadsheets if each.id == path[0]), None)
+        (sheet_id,) = path
+        sheet = next((each for each in self.spreadsheets if each.id == sheet_id and each.kind == SPREADSHEET), None)
         if sheet is None:
             raise RefusedError(404, "Requested entity was not found.", "NOT_FOUND")
-        if path[1:] == []:
+        if "ranges" not in query:
+            assert query["fields"] == "sheets.properties(title,sheetType,sheetId)"
             kinds = {name: "OBJECT" if rows is None else "GRID" for name, rows in sheet.worksheets.items()}
-            return {"sheets": [{"properties": {"title": name, "sheetType": kind}} for name, kind in kinds.items()]}
-        assert query["valueRenderOption"] == "UNFORMATTED_VALUE"
-        assert query["dateTimeRenderOption"] == "FORMATTED_STRING"
-        quoted = unquote(path[2])
+            properties = [{"title": name, "sheetType": kind} for name, kind in kinds.items()]
+            # Google's JSON lacks what is zero.
+            return {
+                "sheets": [{"properties": each | ({"sheetId": n} if n else {})} for n, each in enumerate(properties)]
+            }
+        assert query["fields"] == (
+            "sheets(merges,data(rowData(values(effectiveValue,formattedValue,"
+            "effectiveFormat(numberFormat(type)),userEnteredValue(formulaValue)))))"
+        )
+        quoted = query["ranges"]
         assert quoted[0] == quoted[-1] == "'"
         rows = sheet.worksheets.get(quoted[1:-1].replace("''", "'"))
         if rows is None:
             raise RefusedError(400, f"Unable to parse range: {quoted}", "INVALID_ARGUMENT")
-        values = _without_end([_without_end([_shown(cell) for cell in row]) for row in rows])
-        return {"range": quoted, "majorDimension": "ROWS", **({"values": values} if values else {})}
+        data = [{"values": [_shown(cell) for cell in row]} if row else {} for row in rows]
+        # Cells that are empty but formatted are sent.
+        data.append({"values": [{"effectiveFormat": {"numberFormat": {"type": "TEXT"}}}]})
+        return {"sheets": [{"data": [{"rowData": data}], **({"merges": sheet.merges} if sheet.merges else {})}]}
 
 
 @contextmanager
@@ -175,17 +205,25 @@ def google_api() -> Iterator[GoogleApi]:
 
 
 def _shown(cell: object) -> object:
-    """Return a cell's JSON value; a date as displayed in a column with the format ISO 8601."""
-    if isinstance(cell, date):
-        return cell.isoformat()
-    return "" if cell is None else cell
-
-
-def _without_end(values: list[object]) -> list[object]:
-    """Return the values without trailing empty ones, which Google does not send."""
-    while values and values[-1] in ("", []):
-        values.pop()
-    return values
+    """Return the API's object of a cell: a date with the format ISO 8601, a number without a format."""
+    match cell:
+        case dict():
+            return cell
+        case None | "":
+            return {}
+        case bool():
+            return {"effectiveValue": {"boolValue": cell}, "formattedValue": str(cell).upper()}
+        case date():
+            days = (datetime(cell.year, cell.month, cell.day) - datetime(1899, 12, 30)).days
+            return {
+                "effectiveValue": {"numberValue": days},
+                "formattedValue": cell.isoformat(),
+                "effectiveFormat": {"numberFormat": {"type": "DATE"}},
+            }
+        case int() | float():
+            shown = format(Decimal(format(cell + 0, ".10g")), "f")
+            return {"effectiveValue": {"numberValue": cell}, "formattedValue": shown}
+    return {"effectiveValue": {"stringValue": cell}, "formattedValue": cell}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -325,20 +325,49 @@ def test_all_sources_read_the_same(tmp_path: Path, source: str) -> None:
             }
         )
         with opened.open("Lab", "Samples") as worksheet:
-            assert [worksheet.header, *worksheet.rows] == texts
+            rows = [worksheet.header, *worksheet.rows]
+            assert [[*row, *[""] * (len(TABLE[0]) - len(row))] for row in rows] == texts
             assert worksheet.progress() == 1.0
         assert opened.worksheets("Lab") == ["Samples"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("", "Lab/B.CSV"), ("csv", "Lab/B.Csv"), ("", "Lab.XLSX"), ("xlsx", "Lab.XLSX")]
+    ("kind", "name", "worksheets"),
+    [
+        ("", "Lab/B.CSV", ["A", "B"]),
+        ("csv", "Lab/B.Csv", ["A", "B"]),
+        ("", "Field.XLSX", ["Plots"]),
+        ("xlsx", "Field.Xlsm", ["Plots"]),
+    ],
 )
-def test_a_suffix_in_capitals_is_named_with_the_right_one(tmp_path: Path, kind: str, name: str) -> None:
-    """Otherwise its rows would silently be missing."""
+def test_a_suffix_may_be_in_capitals(tmp_path: Path, kind: str, name: str, worksheets: list[str]) -> None:
     (tmp_path / "Lab").mkdir()
-    (tmp_path / "Lab/A.csv").touch()
-    (tmp_path / name).touch()
+    (tmp_path / "Lab/A.csv").write_text("Name\n", encoding="utf-8")
+    if name.startswith("Field"):
+        workbook(tmp_path / "new.xlsx", "Plots")
+        (tmp_path / "new.xlsx").rename(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("Name\na\n", encoding="utf-8")
     source = source_from_environment({"ETL_SOURCE": kind, "ETL_SOURCE_DIRECTORY": str(tmp_path)})
-    right = Path(name).stem + Path(name).suffix.lower()
-    with pytest.raises(ExtractError, match=f"{name} is not read, because of its capitals: rename it to {right}"):
-        source.worksheets("Lab")
+    sheet = Path(name).parent.name or Path(name).stem
+
+    assert source.worksheets(sheet) == worksheets
+    with source.open(sheet, worksheets[-1]) as opened:
+        assert opened.header == ["Name"]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["Lab.xlsx", "Lab.XLSX"], "Sheet 'Lab' is there twice, as {0}/Lab.XLSX and as {0}/Lab.xlsx. Remove one"),
+        (["Lab.xlsx", "Lab.xlsm"], "Sheet 'Lab' is there twice, as {0}/Lab.xlsm and as {0}/Lab.xlsx. Remove one"),
+        (["Lab/A.csv", "Lab/A.CSV"], "Worksheet 'A' is there twice, as {0}/Lab/A.CSV and as {0}/Lab/A.csv. Remove one"),
+    ],
+)
+def test_files_of_one_name_are_refused(tmp_path: Path, names: list[str], says: str) -> None:
+    (tmp_path / "Lab").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ExtractError) as caught:
+        from_folder(tmp_path).worksheets("Lab")
+    assert says.format(tmp_path) in str(caught.value)

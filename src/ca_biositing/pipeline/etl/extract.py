@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import filterfalse
 
 import polars as pl
 
 from ca_biositing.pipeline.etl.dataset import Dataset
-from ca_biositing.pipeline.etl.transform import clean
+from ca_biositing.pipeline.etl.transform import clean, is_blank
 from ca_biositing.pipeline.sources import ExtractError, Source, Worksheet, alternatives
+from ca_biositing.pipeline.sources.cells import BrokenRow, Cell, Row
 
 ROW_NUMBER = "row_number"
 ROW_PROBLEM = "row_problem"
 # A frame ends at whichever limit is reached first: cells may be long, and memory must stay bounded.
 _FRAME_ROWS = 50_000
 _FRAME_CHARACTERS = 32 * 1024 * 1024
+_SHOWN_CHARACTERS = 40
 
 
 @contextmanager
@@ -60,7 +63,9 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
 
     A frame has ``row_number`` (as a spreadsheet shows it: the header is row 1), the unchanged text of each column, in
     which U+FFFD replaces bytes that cannot be decoded, and ``row_problem``: null, or the problem of the row as a whole.
-    A missing cell is empty. Rows whose cells are all blank are skipped.
+    Where a column has cells of which more is known than their text, :func:`kind_column` and :func:`shown_column` name
+    the columns with their :class:`.cells.Kind` and with what people see of them; both are null for other cells.
+    A missing cell is empty. Rows that say nothing in these columns are skipped.
 
     Raises:
         ExtractError: the rest of the worksheet cannot be read.
@@ -70,29 +75,41 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
     positions = [header.index(column) for column in columns]
     frame = _Frame(columns)
     for number, cells in enumerate(worksheet.rows, start=2):
-        text = "".join(cells)
-        if not text or text.isspace():
+        if not cells:
             continue
-        row, problem = cells, None
-        if len(cells) != len(header):
-            # Cells to the right of the header mean that a comma was not quoted, so the other cells have moved as well.
-            if any(cells[len(header) :]):
-                problem = (
-                    f"has {len(cells)} cells, but the header has {len(header)}; "
-                    "name the other columns, or put double quotes around a text that contains a comma"
-                )
-            row = [*cells, *[""] * (len(header) - len(cells))]
+        row, problem = _pick(cells, positions), None
+        text = "".join(row)
+        if is_blank(text) or (isinstance(cells, Row) and all(map(_says_nothing, row))):
+            continue
+        if isinstance(cells, BrokenRow):
+            problem = cells.problem
+        elif len(cells) > len(header) and (beyond := next(filterfalse(_says_nothing, cells[len(header) :]), "")):
+            # In a csv file this means that a comma was not quoted, so the other cells have moved as well.
+            problem = (
+                f"has '{beyond[:_SHOWN_CHARACTERS]}' to the right of the header's last column; "
+                "name that column, remove the cell, or put double quotes around a text that contains a comma"
+            )
         frame.numbers.append(number)
         frame.problems.append(problem)
         # Column by column: with a list per row, garbage collection would dominate the run time at a million rows.
-        for column, position in zip(frame.columns, positions, strict=True):
-            column.append(row[position])
+        for column, cell in zip(frame.columns, row, strict=True):
+            column.append(cell)
         frame.characters += len(text)
         if len(frame.numbers) == _FRAME_ROWS or frame.characters > _FRAME_CHARACTERS:
             yield frame.build()
             frame = _Frame(columns)
     if frame.numbers:
         yield frame.build()
+
+
+def kind_column(header: str) -> str:
+    """Return the name of the column with the kinds of a column's cells; see :func:`frames`."""
+    return f"{header}\0kind"
+
+
+def shown_column(header: str) -> str:
+    """Return the name of the column with what people see of a column's cells; see :func:`frames`."""
+    return f"{header}\0shown"
 
 
 class _Frame:
@@ -106,13 +123,31 @@ class _Frame:
         self.characters = 0
 
     def build(self) -> pl.DataFrame:
-        return pl.DataFrame(
-            [
-                pl.Series(ROW_NUMBER, self.numbers, dtype=pl.Int32),
-                pl.Series(ROW_PROBLEM, self.problems, dtype=pl.String),
-                *(_texts(cells).alias(name) for name, cells in zip(self._names, self.columns, strict=True)),
-            ]
-        )
+        series = [
+            pl.Series(ROW_NUMBER, self.numbers, dtype=pl.Int32),
+            pl.Series(ROW_PROBLEM, self.problems, dtype=pl.String),
+        ]
+        for name, cells in zip(self._names, self.columns, strict=True):
+            series.append(_texts(cells).alias(name))
+            if Cell in set(map(type, cells)):
+                known = [cell if isinstance(cell, Cell) else None for cell in cells]
+                kinds = [None if cell is None else cell.kind for cell in known]
+                shown = [None if cell is None else cell.shown for cell in known]
+                series.append(pl.Series(kind_column(name), kinds, dtype=pl.String))
+                series.append(pl.Series(shown_column(name), shown, dtype=pl.String))
+        return pl.DataFrame(series)
+
+
+def _pick(cells: Sequence[str], positions: Sequence[int]) -> list[str]:
+    if isinstance(cells, Row):
+        return cells.pick(positions)
+    length = len(cells)
+    return [cells[position] if position < length else "" for position in positions]
+
+
+def _says_nothing(cell: str) -> bool:
+    """Return whether nothing was typed into a cell, although it may hold a checkbox or a formula's zero."""
+    return not cell or (isinstance(cell, Cell) and cell.is_idle)
 
 
 def _header(worksheet: Worksheet) -> list[str | None]:

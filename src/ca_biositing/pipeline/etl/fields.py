@@ -8,6 +8,7 @@ is rejected if the table's column is not nullable.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import ClassVar
 
 import pandera.polars as pa
 import polars as pl
@@ -15,12 +16,49 @@ from pandera.api.polars.types import PolarsData
 
 from ca_biositing.datamodels.models import NamedRecord
 from ca_biositing.pipeline.etl.transform import fold
+from ca_biositing.pipeline.sources.cells import Kind
 
 # Excel's limit for a cell.
 _MAX_CHARACTERS = 32_767
-_ERROR_VALUES = r"^#(REF!|N/A|VALUE!|DIV/0!|NAME\?|NULL!|NUM!|ERROR!|SPILL!|CALC!|FIELD!|BLOCKED!|GETTING_DATA)$"
-# Control characters, and the replacement character for bytes that could not be decoded.
-_NO_TEXT = r"[\x00-\x08\x0e-\x1f\x7f\x{FFFD}]"
+# The errors of Excel, LibreOffice, Google Sheets and Numbers in their languages. Most end in ! or ?; these are the
+# others, in Russian and Greek by code points, because their letters look like Latin ones.
+_UNMARKED_ERRORS = (
+    *("N/A", "N/A N/A", "N/D", "N/B", "N/V", "I/T", "NA", "NV", "YOK", "HIÁNYZIK", "NEDOSTUPNÝ", "NENÍ_K_DISPOZICI"),
+    *("\u041d/\u0414", "\u0394/\u03a5", "GETTING_DATA", "#{2,}"),
+)
+_NUMBERED_ERRORS = (
+    *("Err", "Erreur", "Erro", "Errore", "Error", "Fehler", "Fel", "Feil", "Fejl", "Virhe", "Hiba", "Chyba", "Błąd"),
+    *("Napaka", "Greška", "Ошибка", "Помилка", "エラー", "错误", "錯誤"),
+)
+_ERROR_VALUES = (
+    rf"(?i)^#([\x{{A1}}\x{{BF}}]?\p{{L}}[\p{{L}}\p{{M}}\p{{N}}_/.]*[!?]|{'|'.join(_UNMARKED_ERRORS)})$"
+    rf"|^({'|'.join(_NUMBERED_ERRORS)}) ?: ?[0-9]{{3}}$|^Error 20[0-9]{{2}}$"
+)
+# What Google Sheets shows until it has calculated a cell.
+_LOADING_WORDS = (
+    *("Loading", "Wird geladen", "Chargement", "Chargement en cours", "Cargando", "Carregando", "A carregar"),
+    *("Caricamento", "Caricamento in corso", "Laden", "Läser in", "Indlæser", "Laster inn", "Ladataan", "Ładowanie"),
+    *(
+        "Wczytywanie",
+        "Načítání",
+        "Betöltés",
+        "Yükleniyor",
+        "Загрузка",
+        "Завантаження",
+        "読み込んでいます",
+        "読み込み中",
+    ),
+    *("正在加载", "載入中", "正在載入", "로드 중"),
+)
+_LOADING = rf"(?i)^({'|'.join(_LOADING_WORDS)}) ?(\.\.\.|…)$"
+# Control characters, also those of bytes in a wrong code page, and the replacement character for others.
+_NO_TEXT = r"[\x00-\x08\x0e-\x1f\x7f-\x9f\x{FFFD}]"
+# What spreadsheets show after they took a text for a date, a number or a truth value: MAR-1, 5E10, true.
+_CONVERTED = (
+    r"^(([1-9]|[12][0-9]|3[01])-(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+    r"|(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-[0-9]{2}"
+    r"|-?[0-9](\.[0-9]+)?E[+-][0-9]{2,3}|TRUE|FALSE)$"
+)
 # Not \d: it matches the digits of every script, which PostgreSQL does not accept.
 _NUMBER = r"^[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 _WHOLE_NUMBER = r"^[0-9]{1,9}(\.0{1,9})?$"
@@ -47,6 +85,14 @@ def _check(passes: Callable[[pl.Expr], pl.Expr], error: str) -> pa.Check:
     return pa.Check(check, error=error)
 
 
+_IS_ERROR = "is the error of a formula; mend the formula, or type the value"
+_IS_FORMULA = (
+    "is a formula whose result is not in the file; "
+    "open the file in Excel, LibreOffice or Google Sheets and save it there, or type the value"
+)
+_IS_LOADING = "was not calculated yet; open the sheet, wait until it shows the value, and load it again"
+_IS_MERGED = "is a part of a merged cell; unmerge it and fill in each row"
+_AS_TEXT = "format the column as text, and type it again"
 _EVERY_CELL = (
     _check(
         lambda cell: cell.str.len_chars() <= _MAX_CHARACTERS,
@@ -56,11 +102,21 @@ _EVERY_CELL = (
         lambda cell: ~cell.str.contains(_NO_TEXT),
         "holds control characters, or bytes that are no UTF-8; type it again, or export the worksheet as CSV UTF-8",
     ),
-    _check(
-        lambda cell: ~cell.str.contains(_ERROR_VALUES),
-        "is the error of a formula; mend the formula, or type the value",
-    ),
+    _check(lambda cell: ~cell.str.contains(_ERROR_VALUES), _IS_ERROR),
+    _check(lambda cell: ~cell.str.contains(_LOADING), _IS_LOADING),
+    _check(lambda cell: ~cell.str.contains("^=."), _IS_FORMULA),
 )
+_NO_VALUE = {
+    Kind.ERROR: _IS_ERROR,
+    Kind.FORMULA: _IS_FORMULA,
+    Kind.LOADING: _IS_LOADING,
+    Kind.MERGED: _IS_MERGED,
+}
+_NO_NUMBER = {
+    **_NO_VALUE,
+    Kind.SCALED: "is the number {}, shown as {}; format the column as a number, and type the number that is right",
+    Kind.DATE: "is the date or time {}; format the column as a number, and type the number again",
+}
 
 
 @dataclass(frozen=True)
@@ -69,17 +125,54 @@ class Field:
 
     column: str
 
+    # Whether it holds what people see, and not the value behind it.
+    is_as_shown: ClassVar[bool] = True
+    # Why it cannot hold a cell of some kinds; {} are the cell's value and what people see.
+    refused: ClassVar[Mapping[Kind, str]] = {
+        **_NO_VALUE,
+        Kind.DATE: f"is the date or time {{}}, which a spreadsheet made of what was typed; {_AS_TEXT}",
+        Kind.BOOLEAN: f"is the truth value {{}}, or a checkbox; {_AS_TEXT}",
+    }
+
     def fills(self) -> Sequence[str]:
         """Return the names of the table's columns that such a cell fills."""
         return [self.column]
 
     def checks(self) -> Sequence[pa.Check]:
         """Return the checks that a cell must pass, the most informative first."""
-        return _EVERY_CELL
+        return [
+            *_EVERY_CELL,
+            _check(
+                lambda cell: ~cell.str.contains(_CONVERTED),
+                f"is what a spreadsheet makes of texts such as MAR-1, 5E10 or true; {_AS_TEXT}",
+            ),
+        ]
 
     def values(self, cells: pl.Series) -> Mapping[str, pl.Series]:
         """Return the values of the table's columns that the cells fill; every cell has passed the checks."""
         return {self.column: cells}
+
+    def read(self, cells: pl.Series, kinds: pl.Series, shown: pl.Series) -> tuple[pl.Series, pl.Series]:
+        """Return the texts of cells of which more is known, and why others cannot be read; both may be null.
+
+        See :func:`ca_biositing.pipeline.etl.extract.frames` for the kinds, and for what people see of the cells.
+        """
+        cell = pl.DataFrame({"value": cells, "kind": kinds, "shown": shown})
+        value, kind = pl.col("value"), pl.col("kind")
+        problem = pl.coalesce(
+            pl.lit(None, dtype=pl.String),
+            *(
+                pl.when(kind == known).then(pl.format(reason, *[value, "shown"][: reason.count("{}")]))
+                for known, reason in self.refused.items()
+            ),
+        )
+        if self.is_as_shown:
+            is_number = kind.is_in([Kind.NUMBER, Kind.SCALED]) & (value.str.len_chars() > 0)
+            unknown = pl.format(f"is the number {{}}, which programs show differently; {_AS_TEXT}", value)
+            problem = pl.coalesce(problem, pl.when(is_number & pl.col("shown").is_null()).then(unknown))
+            value = pl.when(is_number).then("shown").otherwise(value)
+        read = cell.select(value=value, problem=problem)
+        return read["value"].set(read["problem"].is_not_null(), None), read["problem"]
 
 
 class Text(Field):
@@ -112,6 +205,9 @@ class Number(Field):
 
     minimum: Decimal | None = None
 
+    is_as_shown: ClassVar[bool] = False
+    refused: ClassVar[Mapping[Kind, str]] = _NO_NUMBER
+
     def checks(self) -> Sequence[pa.Check]:
         """Return the checks of a number."""
         checks = [
@@ -142,6 +238,9 @@ class Number(Field):
 class Count(Field):
     """A whole number from 1 to 32767."""
 
+    is_as_shown: ClassVar[bool] = False
+    refused: ClassVar[Mapping[Kind, str]] = _NO_NUMBER
+
     def checks(self) -> Sequence[pa.Check]:
         """Return the checks of a count."""
         return [
@@ -161,6 +260,9 @@ class Count(Field):
 
 class Date(Field):
     """A date, month before day where both are numbers."""
+
+    is_as_shown: ClassVar[bool] = False
+    refused: ClassVar[Mapping[Kind, str]] = _NO_VALUE
 
     def checks(self) -> Sequence[pa.Check]:
         """Return the checks of a date."""

@@ -10,7 +10,7 @@ from pandera.errors import SchemaErrors
 from sqlalchemy import Connection, select
 
 from ca_biositing.pipeline.etl.dataset import Dataset
-from ca_biositing.pipeline.etl.extract import ROW_NUMBER, ROW_PROBLEM
+from ca_biositing.pipeline.etl.extract import ROW_NUMBER, ROW_PROBLEM, kind_column, shown_column
 from ca_biositing.pipeline.etl.fields import Reference
 from ca_biositing.pipeline.etl.transform import clean, fold
 
@@ -58,11 +58,12 @@ class Validator:
     def validate(self, frame: pl.DataFrame) -> Validated:
         """Return the frame's rows as records, and the rejected ones; see :func:`.extract.frames` for the frame."""
         numbers = frame[ROW_NUMBER]
-        cells = pl.DataFrame([clean(frame[header]) for header in self._dataset.columns])
+        cells, unreadable = self._read(frame)
         ids = {header: names.ids(cells[header]) for header, names in self._references.items()}
         problems = pl.concat(
             [
                 _row_problems(frame),
+                *unreadable,
                 self._cell_problems(cells),
                 *(
                     names.problems(header, cells[header], ids[header], len(frame.columns))
@@ -80,6 +81,29 @@ class Validator:
                 values = field.values(cells[header].filter(good))
                 records = records.with_columns(series.alias(column) for column, series in values.items())
         return Validated(records, self._rejected(frame, problems))
+
+    def _read(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
+        """Return the cleaned cells, null where one cannot be read, and the problems of those."""
+        columns = []
+        problems = []
+        for header, field in self._dataset.columns.items():
+            cells = frame[header]
+            if kind_column(header) in frame.columns:
+                cells, reasons = field.read(cells, frame[kind_column(header)], frame[shown_column(header)])
+                problems.append(
+                    pl.DataFrame({"reason": reasons})
+                    .with_row_index("index")
+                    .filter(pl.col("reason").is_not_null())
+                    .select(
+                        index=pl.col("index").cast(pl.Int32),
+                        column=pl.lit(header),
+                        # Before all others: the cell is then empty.
+                        order=pl.lit(-2, dtype=pl.Int32),
+                        reason="reason",
+                    )
+                )
+            columns.append(clean(cells.alias(header)))
+        return pl.DataFrame(columns), problems
 
     def _cell_problems(self, cells: pl.DataFrame) -> pl.DataFrame:
         try:
@@ -112,7 +136,10 @@ class Validator:
         )
         cells = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int32))
         value = pl.coalesce(
-            pl.when(pl.col("column_name") == header).then(pl.col(header)) for header in self._dataset.columns
+            pl.when(pl.col("column_name") == header).then(
+                pl.coalesce(name for name in (shown_column(header), header) if name in frame.columns)
+            )
+            for header in self._dataset.columns
         )
         shown = pl.when(value.str.len_chars() > _SHOWN_CHARACTERS).then(value.str.head(_SHOWN_CHARACTERS) + "…")
         return by_row.join(cells, on="index", maintain_order="left").select(

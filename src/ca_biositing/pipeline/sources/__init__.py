@@ -26,7 +26,7 @@ def source_from_environment(environment: Mapping[str, str] = os.environ) -> Sour
         ExtractError: a required variable is not set, or ``ETL_SOURCE`` is none of the three.
 
     """
-    # Import only the one that is needed: openpyxl and gspread each take a noticeable fraction of a second.
+    # Import only the one that is needed: gspread takes a noticeable fraction of a second.
     match environment.get("ETL_SOURCE"):
         case None | "":
             from ca_biositing.pipeline.sources.folder import Folder

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
+WORKBOOK_SUFFIXES = (".xlsx", ".xlsm")
+
 
 class ExtractError(Exception):
     """Data cannot be read; the message says what is missing, where, and what to do."""
@@ -26,8 +28,9 @@ class Worksheet:
 
     ``location`` describes where it is read from. ``rows`` are those below the header, in order: the first is row 2 of
     the spreadsheet, and only blank rows at the end are omitted. They are read lazily; iteration may raise
-    :class:`ExtractError`. A row may have fewer or more cells than the header. A byte that cannot be decoded is a lone
-    surrogate, as by Python's ``surrogateescape``. ``progress`` returns the fraction of the worksheet read, 0 to 1.
+    :class:`ExtractError`. A row may have fewer or more cells than the header. Cells of which more is known than their
+    text are of :class:`.cells.Cell`, in rows of :class:`.cells.Row`. A byte that cannot be decoded is a lone surrogate,
+    as by Python's ``surrogateescape``. ``progress`` returns the fraction of the worksheet read, 0 to 1.
     """
 
     sheet: str
@@ -87,13 +90,25 @@ def unreadable(what: str, error: OSError) -> ExtractError:
     )
 
 
-def refuse_other_case(entries: Iterable[Path], suffix: str) -> None:
-    """Refuse files whose suffix differs from ``suffix`` only in case, because they would not be read.
+def workbooks(directory: Path) -> dict[str, Path]:
+    """Return the workbooks of a folder, by the names of their sheets. Capitals in a suffix make no difference.
 
     Raises:
-        ExtractError: there is such a file.
+        OSError: the folder cannot be read.
+        ExtractError: two workbooks are one sheet.
 
     """
-    for entry in sorted(entries):
-        if entry.suffix != suffix and entry.suffix.lower() == suffix and not entry.name.startswith((".", "~$")):
-            raise ExtractError(f"{entry} is not read, because of its capitals: rename it to {entry.stem}{suffix}")
+    found: dict[str, Path] = {}
+    for entry in sorted(directory.iterdir()):
+        if is_sheet_file(entry, WORKBOOK_SUFFIXES):
+            if entry.stem in found:
+                raise ExtractError(
+                    f"Sheet '{entry.stem}' is there twice, as {found[entry.stem]} and as {entry}. Remove one of them"
+                )
+            found[entry.stem] = entry
+    return found
+
+
+def is_sheet_file(entry: Path, suffixes: Sequence[str]) -> bool:
+    """Return whether a file of a folder has one of these suffixes, and is neither hidden nor Excel's lock file."""
+    return entry.suffix.lower() in suffixes and not entry.name.startswith((".", "~$"))

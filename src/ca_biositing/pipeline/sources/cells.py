@@ -1,30 +1,203 @@
-"""Converts spreadsheet cells to text, in the same way for Excel workbooks and Google Sheets."""
+"""Cells as text, with what else is known of them, in the same way for Excel workbooks and Google Sheets."""
 
-from collections.abc import Iterable
-from datetime import date, datetime, time
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import StrEnum
+from typing import overload
+
+# A number as people may see it: with a decimal point or comma, and thousands separators.
+_SEPARATORS = ".,'\u2019 \u00a0\u202f"
+_SEEN = re.compile(rf"[.,]?[0-9]+(?:[{_SEPARATORS}][0-9]+)*(?:[eE][+-]?[0-9]+)?")
+# Groups of thousands, also as in India.
+_GROUPS = re.compile(rf"[0-9]*|[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})+|[0-9]{{1,2}}(?:,[0-9]{{2}})*,[0-9]{{3}}")
+# What Excel shows in the format General; from 12 characters on it rounds, and programs differ.
+_GENERAL_CHARACTERS = 11
 
 
-def cell_text(value: object) -> str:
-    """Return a cell's value as text: numbers with a spreadsheet's 15 digits, dates and times in ISO 8601."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "TRUE" if value else "FALSE"
-        case int() | float():
-            text = format(value + 0, ".15g")  # + 0 turns -0 into 0: spreadsheets have no -0
-            return format(Decimal(text), "f") if "e" in text else text
-        case datetime() if value.time() == time():
-            return value.date().isoformat()
-        case date() | time():
-            return value.isoformat()
-    return str(value)
+# Day 0 of dates that are stored as numbers.
+SERIAL_EPOCH = datetime(1899, 12, 30)
 
 
-def row_texts(values: Iterable[object], width: int = 0) -> list[str]:
-    """Return a row's texts without trailing empty cells, but padded to at least ``width`` cells."""
-    texts = [cell_text(value) for value in values]
-    while len(texts) > width and not texts[-1]:
-        texts.pop()
-    return texts + [""] * (width - len(texts))
+class Kind(StrEnum):
+    """What is known of a cell beside its text. Cells of the last four kinds have no value."""
+
+    NUMBER = "number"
+    # It is shown as another number, such as 0.125 as 12.5%.
+    SCALED = "scaled"
+    DATE = "date"
+    BOOLEAN = "boolean"
+    ERROR = "error"
+    # Its result is not in the file.
+    FORMULA = "formula"
+    # Google has not calculated it yet.
+    LOADING = "loading"
+    # Another cell of a merged range holds the value that people see.
+    MERGED = "merged"
+
+
+class Cell(str):
+    """A cell that is not simply the text that people see.
+
+    As a string it is the value: a number with a spreadsheet's 15 digits, a date or time in ISO 8601, ``TRUE`` or
+    ``FALSE``, the text of an error, a formula. ``shown`` is what people see; None if that is not known.
+    ``is_idle`` says that it is there also where no person has typed anything, as a checkbox or a formula that was
+    filled down a column.
+    """
+
+    __slots__ = ("is_idle", "kind", "shown")
+
+    def __new__(cls, value: str, kind: Kind, shown: str | None = None, *, is_idle: bool = False) -> "Cell":
+        """Return a cell."""
+        cell = super().__new__(cls, value)
+        cell.kind, cell.shown, cell.is_idle = kind, shown, is_idle
+        return cell
+
+    kind: Kind
+    shown: str | None
+    is_idle: bool
+
+
+class Row(Sequence[str]):
+    """A row's cells up to the last one that is not empty. It holds only those: a worksheet has 16,384 columns."""
+
+    __slots__ = ("_cells", "_length")
+
+    def __init__(self, cells: Mapping[int, str]) -> None:
+        self._cells = cells
+        self._length = max(cells, default=-1) + 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        """Return a cell, or some of them."""
+        if isinstance(index, slice):
+            return [self._cells.get(each, "") for each in range(*index.indices(self._length))]
+        if index < self._length:
+            return self._cells.get(index, "")
+        raise IndexError(index)
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return self._length
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the cells."""
+        return map(self._cells.get, range(self._length), [""] * self._length)
+
+    def pick(self, indexes: Sequence[int]) -> list[str]:
+        """Return the cells at these indexes, empty where there is none."""
+        get = self._cells.get
+        return [get(index, "") for index in indexes]
+
+    def after(self, index: int) -> str:
+        """Return the first cell that is not empty from this index on; empty if there is none."""
+        return self._cells[min(each for each in self._cells if each >= index)] if self._length > index else ""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Cells that are shown as one, with the value of the first; rows from 1, columns from 0, both ends included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+class Merges:
+    """The merged ranges of a worksheet, whose rows are gone through once, from row 1, the header."""
+
+    def __init__(self, merges: Iterable[Merge]) -> None:
+        self._coming = sorted(merges, key=lambda merge: merge.top, reverse=True)
+        # Those that the current row is in, each with whether its first cell has a value.
+        self._current: dict[Merge, bool] = {}
+        self._width = 0
+
+    def cover(self, number: int, cells: dict[int, str]) -> None:
+        """Mark the cells of a row that another cell is shown over. The header, and what lies to its right, stay."""
+        while self._coming and self._coming[-1].top <= number:
+            merge = self._coming.pop()
+            self._current[merge] = merge.top == number and merge.left in cells
+        self._current = {merge: is_filled for merge, is_filled in self._current.items() if merge.bottom >= number}
+        for merge, is_filled in self._current.items():
+            for column in range(merge.left, min(merge.right + 1, self._width)):
+                if (number, column) != (merge.top, merge.left) and (is_filled or column in cells):
+                    own = cells.get(column, "")
+                    cells[column] = Cell(own, Kind.MERGED, is_idle=not own)
+        if number == 1:
+            self._width = max(cells, default=-1) + 1
+
+
+class BrokenRow(list[str]):
+    """A row that is not whole: ``problem`` says why, and what to do."""
+
+    def __init__(self, cells: Iterable[str], problem: str) -> None:
+        super().__init__(cells)
+        self.problem = problem
+
+
+def seen(cell: str) -> str:
+    """Return what people see of a cell, or its value if that is not known."""
+    return cell.shown if isinstance(cell, Cell) and cell.shown is not None else str(cell)
+
+
+def number_text(number: float) -> str:
+    """Return a number's 15 digits, which is what spreadsheets keep, without an exponent."""
+    text = format(number + 0, ".15g")  # + 0 turns -0 into 0: spreadsheets have no -0
+    return format(Decimal(text), "f") if "e" in text else text
+
+
+def number_cell(text: str, shown: str | None, *, is_idle: bool = False) -> str:
+    """Return the cell of a number, by its text and what people see of it (None: not known)."""
+    if shown == text and not is_idle:
+        return text
+    kind = Kind.NUMBER if shown is None or _is_seen(Decimal(text), shown) else Kind.SCALED
+    return Cell(text, kind, shown, is_idle=is_idle)
+
+
+def general_text(text: str) -> str | None:
+    """Return what people see of a number in the format General; None if programs show it differently."""
+    return text if len(text) <= _GENERAL_CHARACTERS else None
+
+
+def moment_text(days: float, epoch: datetime) -> str | None:
+    """Return a date and time, by its serial number; of less than a day, the time. None if there is no such day."""
+    try:
+        # To the millisecond: binary fractions of a day are not exact.
+        moment = epoch + timedelta(milliseconds=round(days * 86_400_000))
+    except OverflowError:
+        return None
+    if days < 0:
+        return None
+    return moment.time().isoformat() if days < 1 else time_text(moment)
+
+
+def time_text(value: date | time) -> str:
+    """Return a date or time in ISO 8601; without the time of day at midnight."""
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date().isoformat()
+    return value.isoformat()
+
+
+def _is_seen(number: Decimal, shown: str) -> bool:
+    """Return whether people who see this take it for the number, perhaps rounded. Nothing and a dash may be zero."""
+    if re.search("[%\u2030/]", shown):
+        return False
+    seen = _SEEN.findall(shown)
+    return any(_rounds_to(abs(number), text, point) for text in seen for point in ".,") if seen else number == 0
+
+
+def _rounds_to(number: Decimal, text: str, point: str) -> bool:
+    """Return whether this text with this decimal point is the number, rounded to its last digit."""
+    mantissa, _, exponent = text.upper().partition("E")
+    whole, _, decimals = mantissa.partition(point)
+    if not _GROUPS.fullmatch(whole) or not re.fullmatch("[0-9]*", decimals):
+        return False
+    seen = Decimal(f"{re.sub('[^0-9]', '', whole)}.{decimals}E{exponent or 0}")
+    half_a_digit = Decimal(f"0.5E{int(exponent or 0) - len(decimals)}")
+    return abs(number - seen) <= half_a_digit

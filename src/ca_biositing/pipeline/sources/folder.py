@@ -11,15 +11,19 @@ from ca_biositing.pipeline.sources.base import (
     Worksheet,
     alternatives,
     no_folder,
-    refuse_other_case,
     unreadable,
+    workbooks,
 )
 from ca_biositing.pipeline.sources.csv_folder import CsvFolder
+from ca_biositing.pipeline.sources.workbook import WorkbookFile
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of ``<sheet>/<worksheet>.csv`` and ``<sheet>.xlsx`` files. A sheet that is there as both is an error."""
+    """A folder of ``<sheet>/<worksheet>.csv`` and ``<sheet>.xlsx`` or ``.xlsm`` files.
+
+    A sheet that is there in two forms is an error.
+    """
 
     directory: Path
 
@@ -31,10 +35,10 @@ class Folder:
 
         """
         try:
-            # Excel keeps a file ~$name.xlsx beside a workbook that is open.
-            entries = [entry for entry in self.directory.iterdir() if not entry.name.startswith((".", "~$"))]
-            refuse_other_case(entries, ".xlsx")
-            return sorted({each.stem if each.suffix == ".xlsx" else each.name for each in entries if _is_sheet(each)})
+            folders = [
+                each.name for each in self.directory.iterdir() if each.is_dir() and not each.name.startswith(".")
+            ]
+            return sorted({*folders, *workbooks(self.directory)})
         except (FileNotFoundError, NotADirectoryError):
             raise ExtractError(no_folder(self.directory)) from None
         except OSError as error:
@@ -52,27 +56,20 @@ class Folder:
 
     def _source_of(self, sheet: str) -> Source:
         sheets = self.sheets()
-        folder, workbook = self.directory / sheet, self.directory / f"{sheet}.xlsx"
+        folder = self.directory / sheet
         csv_files = CsvFolder(self.directory)
-        if workbook.exists():
+        if workbook := workbooks(self.directory).get(sheet):
             # A folder without csv files holds something else, such as pictures.
             if folder.is_dir() and csv_files.worksheets(sheet):
                 raise ExtractError(
                     f"Sheet '{sheet}' is there twice: as csv files in the folder {folder}, and as the workbook "
                     f"{workbook}. Remove one of them, or set ETL_SOURCE to csv or xlsx"
                 )
-            # Imported only where it is needed: openpyxl takes a noticeable fraction of a second.
-            from ca_biositing.pipeline.sources.workbook import WorkbookFolder
-
-            return WorkbookFolder(self.directory)
+            return WorkbookFile(workbook)
         if folder.is_dir():
             return csv_files
         raise ExtractError(
-            f"Sheet '{sheet}' is missing: there is neither a folder {folder} nor a workbook {workbook}. "
+            f"Sheet '{sheet}' is missing: there is neither a folder {folder} nor a workbook {folder}.xlsx. "
             f"{alternatives('sheet', sheet, sheets)} Put the sheet there: `make sheets SHEETS=folder` copies sheets "
             "to hosts, and `make up SHEETS=folder` gives them to the local container (docs/sheets.md)"
         )
-
-
-def _is_sheet(entry: Path) -> bool:
-    return entry.is_dir() or entry.suffix == ".xlsx"

@@ -1,6 +1,7 @@
 """Sheets as Google Sheets, read with a service account."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from google.auth.transport.requests import AuthorizedSession, Request
 from google.oauth2.service_account import Credentials
 from gspread.exceptions import APIError
 from gspread.http_client import HTTPClient, ParamsType
-from gspread.urls import DRIVE_FILES_API_V3_URL, SPREADSHEET_DRIVE_URL
+from gspread.urls import DRIVE_FILES_API_V3_URL, SPREADSHEET_DRIVE_URL, SPREADSHEET_URL
 from gspread.utils import MimeType, absolute_range_name
 from requests import RequestException, Response, Session
 from requests.adapters import HTTPAdapter
@@ -23,16 +24,47 @@ from requests.exceptions import ChunkedEncodingError
 from urllib3 import Retry
 
 from ca_biositing.pipeline.sources.base import ExtractError, SourceUnavailableError, Worksheet, alternatives
-from ca_biositing.pipeline.sources.cells import row_texts
+from ca_biositing.pipeline.sources.cells import (
+    SERIAL_EPOCH,
+    Cell,
+    Kind,
+    Merge,
+    Merges,
+    Row,
+    moment_text,
+    number_cell,
+    number_text,
+    seen,
+)
 
 _SCOPES = (
     "https://www.googleapis.com/auth/spreadsheets.readonly",
     "https://www.googleapis.com/auth/drive.metadata.readonly",
 )
+_EXCEL = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+_EXCEL_SUFFIX = ".xlsx"
+_SHORTCUT = "application/vnd.google-apps.shortcut"
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 # Drive also answers 403 when a quota is exhausted.
 _QUOTA = ("rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED")
 _API_DISABLED = ("SERVICE_DISABLED", "accessNotConfigured")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file in Google Drive. ``sheet_id`` is None for one that is no Google Sheet, and leads to none."""
+
+    title: str
+    sheet_id: str | None
+    is_workbook: bool
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The rows of a worksheet up to the last one that is not empty. ``is_loading``: a cell is not calculated yet."""
+
+    rows: Sequence[Row]
+    is_loading: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +75,7 @@ class GoogleSheets:
     A request that fails temporarily is retried ``retries`` times: at once, then after 2, 4, 8, ... times ``backoff``
     seconds, or after the time that Google requests, at most 2 minutes. The defaults outlast a quota per minute.
     ``timeout`` is the connect and read timeout, in seconds; Google's own timeout is 180.
+    With ``sheet_id``, the sheet of that id is the only one, under any title.
     """
 
     credentials_path: Path
@@ -50,8 +83,11 @@ class GoogleSheets:
     retries: int = 6
     backoff: float = 2
     timeout: tuple[float, float] = (10, 180)
-    # Requests count against a quota, so each sheet is looked up once: sheet -> (id, worksheets).
-    _found: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    sheet_id: str | None = None
+    # Requests count against a quota, so each sheet is looked up once: sheet -> (id, worksheets with their ids).
+    _found: dict[str, tuple[str, Mapping[str, int]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`.
@@ -60,11 +96,13 @@ class GoogleSheets:
             SourceUnavailableError: Google does not answer or the quota is exhausted, even after retries.
 
         """
-        return self._find(sheet)[1]
+        return sorted(self._find(sheet)[1])
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
         """Read a worksheet, in one request; see :meth:`Source.open`.
+
+        While Google is still calculating cells, the worksheet is read again, as often as a request that fails.
 
         Raises:
             SourceUnavailableError: Google does not answer or the quota is exhausted, even after retries.
@@ -79,38 +117,54 @@ class GoogleSheets:
             )
         what = f"Worksheet '{worksheet}' of sheet '{sheet}' ({location})"
         with self._api.explain_errors(what):
-            # Numbers unformatted; dates formatted, because serial numbers could not be distinguished from numbers.
-            values = self._api.values_get(
-                sheet_id,
-                absolute_range_name(worksheet),
-                {"valueRenderOption": "UNFORMATTED_VALUE", "dateTimeRenderOption": "FORMATTED_STRING"},
-            ).get("values", [])
-        remaining = iter(values)
-        header = row_texts(next(remaining, []))
+            grid = self._api.grid(sheet_id, worksheet)
+            for attempt in range(self.retries):
+                if not grid.is_loading:
+                    break
+                time.sleep(self.backoff * 2**attempt)
+                grid = self._api.grid(sheet_id, worksheet)
+        remaining = iter(grid.rows)
+        header = [seen(cell) for cell in next(remaining, Row({}))]
         if not header:
             raise ExtractError(f"{what} has no header: row 1 is empty. Put the names of the columns there")
-        rows = (row_texts(row, len(header)) for row in remaining)
-        yield Worksheet(sheet, worksheet, location, header, rows, lambda: 1 - length_hint(remaining) / len(values))
+        total = len(grid.rows)
+        yield Worksheet(sheet, worksheet, location, header, remaining, lambda: 1 - length_hint(remaining) / total)
 
-    def _find(self, sheet: str) -> tuple[str, Sequence[str]]:
+    def link(self, sheet: str, worksheet: str, row: int) -> str:
+        """Return the address of a row, to open it in a browser; see :meth:`Source.link`."""
+        sheet_id, present = self._find(sheet)
+        return f"{SPREADSHEET_DRIVE_URL % sheet_id}/edit#gid={present[worksheet]}&range=A{row}"
+
+    def _find(self, sheet: str) -> tuple[str, Mapping[str, int]]:
         if sheet not in self._found:
             with self._api.explain_errors(f"Sheet '{sheet}'"):
-                spreadsheets = self._api.spreadsheets()
-                ids = [sheet_id for sheet_id, title in spreadsheets if title == sheet]
-                if not ids:
-                    raise ExtractError(
-                        f"Sheet '{sheet}' is missing: no sheet of that title is shared with {self._api.email}. "
-                        f"{alternatives('shared sheet', sheet, {title for _, title in spreadsheets})} "
-                        f"Share it with {self._api.email} as Viewer, or give it that title"
-                    )
-                if len(ids) > 1:
-                    raise ExtractError(
-                        f"{len(ids)} sheets have the title '{sheet}': "
-                        f"{', '.join(SPREADSHEET_DRIVE_URL % sheet_id for sheet_id in sorted(ids))}. "
-                        f"Rename all but one, or stop sharing them with {self._api.email}"
-                    )
-                self._found[sheet] = ids[0], self._api.worksheets(ids[0])
+                sheet_id = self.sheet_id or self._id(sheet)
+                self._found[sheet] = sheet_id, self._api.worksheets(sheet_id)
         return self._found[sheet]
+
+    def _id(self, sheet: str) -> str:
+        """Return the id of the sheet that has this title, or that a shortcut of this title leads to."""
+        files = self._api.files()
+        ids = {file.sheet_id for file in files if file.title == sheet and file.sheet_id}
+        if not ids and any(file.title.removesuffix(_EXCEL_SUFFIX) == sheet for file in files if file.is_workbook):
+            raise ExtractError(
+                f"Sheet '{sheet}' is an Excel workbook in Google Drive, which Google's API does not read. "
+                "Open it in Google Sheets, choose File, Save as Google Sheets, and share that with "
+                f"{self._api.email} as Viewer under the same title"
+            )
+        if not ids:
+            raise ExtractError(
+                f"Sheet '{sheet}' is missing: no sheet of that title is shared with {self._api.email}. "
+                f"{alternatives('shared sheet', sheet, {file.title for file in files if file.sheet_id})} "
+                f"Share it with {self._api.email} as Viewer, or give it that title"
+            )
+        if len(ids) > 1:
+            raise ExtractError(
+                f"{len(ids)} sheets have the title '{sheet}': "
+                f"{', '.join(SPREADSHEET_DRIVE_URL % sheet_id for sheet_id in sorted(ids))}. "
+                f"Rename all but one, or stop sharing them with {self._api.email}"
+            )
+        return ids.pop()
 
     @cached_property
     def _api(self) -> "_Api":
@@ -158,28 +212,64 @@ class _Api(HTTPClient):
             # urllib3 does not retry when the connection breaks while the response body is read.
             return super().request(method, endpoint, *args, **kwargs)
 
-    def spreadsheets(self) -> Sequence[tuple[str, str]]:
-        """Return the id and the title of each shared sheet that is not in the trash."""
-        found: list[tuple[str, str]] = []
+    def files(self) -> Sequence[_File]:
+        """Return the shared sheets, workbooks and shortcuts that are not in the trash."""
+        found: list[_File] = []
+        kinds = " or ".join(f"mimeType = '{kind}'" for kind in (MimeType.google_sheets, _EXCEL, _SHORTCUT))
         params: ParamsType = {
-            "q": f"mimeType = '{MimeType.google_sheets}' and trashed = false",
-            "fields": "nextPageToken,files(id,name)",
+            "q": f"({kinds}) and trashed = false",
+            "fields": "nextPageToken,files(id,name,mimeType,shortcutDetails(targetId,targetMimeType))",
             "pageSize": 1000,
             "supportsAllDrives": "true",
             "includeItemsFromAllDrives": "true",
         }
         while True:
             page = self.request("get", DRIVE_FILES_API_V3_URL, params=params).json()
-            found += ((file["id"], file["name"]) for file in page.get("files", []))
+            for file in page.get("files", []):
+                target = file.get("shortcutDetails", {"targetId": file["id"], "targetMimeType": file["mimeType"]})
+                kind = target.get("targetMimeType")
+                sheet_id = target.get("targetId") if kind == MimeType.google_sheets else None
+                found.append(_File(file["name"], sheet_id, is_workbook=kind == _EXCEL))
             if "nextPageToken" not in page:
                 return found
             params["pageToken"] = page["nextPageToken"]
 
-    def worksheets(self, sheet_id: str) -> Sequence[str]:
-        """Return the titles of a sheet's worksheets, sorted, without chart sheets."""
-        answer = self.fetch_sheet_metadata(sheet_id, {"fields": "sheets.properties(title,sheetType)"})
+    def worksheets(self, sheet_id: str) -> Mapping[str, int]:
+        """Return the titles of a sheet's worksheets, without chart sheets, each with its id."""
+        answer = self.fetch_sheet_metadata(sheet_id, {"fields": "sheets.properties(title,sheetType,sheetId)"})
         worksheets = (worksheet["properties"] for worksheet in answer.get("sheets", []))
-        return sorted(worksheet["title"] for worksheet in worksheets if worksheet.get("sheetType") != "OBJECT")
+        return {each["title"]: each.get("sheetId", 0) for each in worksheets if each.get("sheetType") != "OBJECT"}
+
+    def grid(self, sheet_id: str, worksheet: str) -> _Grid:
+        """Return the cells of a worksheet, in one request, so that they are of one moment."""
+        # Only here the API tells dates from numbers, what people see of both, formulas, and merged cells.
+        cell = "effectiveValue,formattedValue,effectiveFormat(numberFormat(type)),userEnteredValue(formulaValue)"
+        fields = f"sheets(merges,data(rowData(values({cell}))))"
+        params: ParamsType = {"ranges": absolute_range_name(worksheet), "fields": fields}
+        answer = self.request("get", SPREADSHEET_URL % sheet_id, params=params)
+        # Cell by cell, because the objects of a whole worksheet would take ten times its memory.
+        (sheet,) = json.loads(answer.content, object_hook=_cell)["sheets"]
+        merges = Merges(
+            Merge(
+                each.get("startRowIndex", 0) + 1,
+                each.get("startColumnIndex", 0),
+                each["endRowIndex"],
+                each["endColumnIndex"] - 1,
+            )
+            for each in sheet.get("merges", [])
+        )
+        rows: list[Row] = []
+        is_loading = False
+        for number, line in enumerate(sheet.get("data", [{}])[0].get("rowData", []), start=1):
+            cells = {column: cell for column, cell in enumerate(line.get("values", [])) if cell}
+            is_loading = is_loading or any(
+                isinstance(cell, Cell) and cell.kind is Kind.LOADING for cell in cells.values()
+            )
+            merges.cover(number, cells)
+            rows.append(Row(cells))
+        while rows and not rows[-1]:
+            rows.pop()
+        return _Grid(rows, is_loading)
 
     @contextmanager
     def explain_errors(self, what: str) -> Iterator[None]:
@@ -230,6 +320,30 @@ class _Api(HTTPClient):
                 f"({_short(_innermost(error))}). Check the network, the proxy (HTTPS_PROXY) and its certificate "
                 "(REQUESTS_CA_BUNDLE), and run the flow again later"
             ) from error
+
+
+def _cell(found: dict[str, Any]) -> Any:  # noqa: ANN401 - an object of JSON
+    """Return a cell's object as text, any other as it is."""
+    value = found.get("effectiveValue")
+    if value is None:
+        # An empty cell has at most a format.
+        return "" if found.keys() & {"effectiveFormat", "userEnteredValue"} else found
+    shown = found.get("formattedValue", "")
+    is_formula = "userEnteredValue" in found
+    match value:
+        case {"stringValue": text}:
+            return text
+        case {"boolValue": is_true}:
+            return Cell("TRUE" if is_true else "FALSE", Kind.BOOLEAN, shown, is_idle=not is_true)
+        case {"errorValue": error}:
+            kind = Kind.LOADING if error.get("type") == "LOADING" else Kind.ERROR
+            return Cell(shown or "#ERROR!", kind, shown)
+        case {"numberValue": number}:
+            form = found.get("effectiveFormat", {}).get("numberFormat", {}).get("type")
+            if form in ("DATE", "TIME", "DATE_TIME") and (moment := moment_text(number, SERIAL_EPOCH)):
+                return Cell(moment, Kind.DATE, shown)
+            return number_cell(number_text(number), shown, is_idle=is_formula and number == 0)
+    return ""
 
 
 def _read_credentials(path: Path) -> tuple[Credentials, Mapping[str, str]]:

@@ -1,135 +1,129 @@
 """Sheets as Excel workbooks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO
 
-from openpyxl import load_workbook
-from openpyxl.utils.escape import unescape
-from openpyxl.worksheet._read_only import ReadOnlyWorksheet
-
 from ca_biositing.pipeline.sources.base import (
+    WORKBOOK_SUFFIXES,
     ExtractError,
     Worksheet,
     alternatives,
     no_folder,
-    refuse_other_case,
     unreadable,
+    workbooks,
 )
-from ca_biositing.pipeline.sources.cells import row_texts
+from ca_biositing.pipeline.sources.cells import Row, seen
+from ca_biositing.pipeline.sources.ooxml import Workbook
 
 _ZIP = b"PK"
 _OLE = bytes.fromhex("D0CF11E0A1B11AE1")
+_NO_CELLS = Row({})
+
+
+@dataclass(frozen=True)
+class WorkbookFile:
+    """A workbook, as the only sheet. A formula is read as its result when the file was saved."""
+
+    path: Path
+
+    def worksheets(self, sheet: str) -> Sequence[str]:
+        """Return the names of its worksheets; see :meth:`Source.worksheets`."""
+        with self._opened(sheet) as workbook:
+            return sorted(workbook.pages)
+
+    @contextmanager
+    def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
+        """Open a worksheet; see :meth:`Source.open`."""
+        with self._opened(sheet) as workbook:
+            if worksheet not in workbook.pages:
+                raise ExtractError(
+                    f"Worksheet '{worksheet}' of sheet '{sheet}' is missing: it is not in {self.path}. "
+                    f"{alternatives('worksheet', worksheet, workbook.pages)} "
+                    "Give the worksheet that name in the workbook"
+                )
+            what = f"Worksheet '{worksheet}' of sheet '{sheet}' ({self.path})"
+            reading = _Reading(workbook, worksheet, what)
+            rows = reading.rows()
+            header = [seen(cell) for cell in next(rows, _NO_CELLS)]
+            if not header:
+                raise ExtractError(f"{what} has no header: row 1 is empty. Put the names of the columns there")
+            yield Worksheet(sheet, worksheet, str(self.path), header, rows, lambda: reading.progress)
+
+    @contextmanager
+    def _opened(self, sheet: str) -> Iterator[Workbook]:
+        what = f"Sheet '{sheet}' ({self.path})"
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise unreadable(what, error) from error
+        with file:
+            try:
+                workbook = Workbook(file)
+            except Exception as error:  # a damaged file can raise any exception
+                raise ExtractError(f"{what} {_no_workbook(file, error)}") from error
+            yield workbook
 
 
 @dataclass(frozen=True)
 class WorkbookFolder:
-    """A folder of ``<sheet>.xlsx`` files. A formula is read as its result when the file was saved."""
+    """A folder of ``<sheet>.xlsx`` or ``<sheet>.xlsm`` files, whose names may be in capitals."""
 
     directory: Path
 
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`."""
-        with self._pages(sheet) as pages:
-            return sorted(pages)
+        return self._file(sheet).worksheets(sheet)
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
         """Open a worksheet of a workbook; see :meth:`Source.open`."""
-        path = self._path(sheet)
-        with self._pages(sheet) as pages:
-            if worksheet not in pages:
-                raise ExtractError(
-                    f"Worksheet '{worksheet}' of sheet '{sheet}' is missing: it is not in {path}. "
-                    f"{alternatives('worksheet', worksheet, pages)} Give the worksheet that name in the workbook"
-                )
-            what = f"Worksheet '{worksheet}' of sheet '{sheet}' ({path})"
-            reading = _Reading(pages[worksheet], what)
-            rows = reading.rows()
-            header = next(rows, [])
-            if not header:
-                raise ExtractError(f"{what} has no header: row 1 is empty. Put the names of the columns there")
-            reading.width = len(header)
-            yield Worksheet(sheet, worksheet, str(path), header, rows, reading.progress)
+        with self._file(sheet).open(sheet, worksheet) as opened:
+            yield opened
 
-    def _path(self, sheet: str) -> Path:
-        return self.directory / f"{sheet}.xlsx"
-
-    @contextmanager
-    def _pages(self, sheet: str) -> Iterator[Mapping[str, ReadOnlyWorksheet]]:
-        path = self._path(sheet)
-        what = f"Sheet '{sheet}' ({path})"
+    def _file(self, sheet: str) -> WorkbookFile:
+        path = self.directory / f"{sheet}{WORKBOOK_SUFFIXES[0]}"
         try:
-            file = path.open("rb")
+            files = workbooks(self.directory)
         except (FileNotFoundError, NotADirectoryError):
-            raise ExtractError(self._missing(sheet)) from None
+            raise ExtractError(no_folder(self.directory)) from None
         except OSError as error:
-            raise unreadable(what, error) from error
-        with file:
-            try:
-                workbook = load_workbook(file, read_only=True, data_only=True, keep_links=False)
-            except Exception as error:  # openpyxl does not validate its input: a damaged file can raise any exception
-                raise ExtractError(f"{what} {_no_workbook(file, error)}") from error
-            yield {page.title: page for page in workbook.worksheets if isinstance(page, ReadOnlyWorksheet)}
-
-    def _missing(self, sheet: str) -> str:
-        if not self.directory.is_dir():
-            return no_folder(self.directory)
-        refuse_other_case(self.directory.glob("*"), ".xlsx")
-        # Excel keeps a file ~$name.xlsx beside a workbook that is open.
-        sheets = (entry.stem for entry in self.directory.glob("*.xlsx") if not entry.name.startswith("~$"))
-        return (
-            f"Sheet '{sheet}' is missing: there is no file {self._path(sheet)}. {alternatives('sheet', sheet, sheets)} "
+            raise unreadable(f"Sheet '{sheet}' ({path})", error) from error
+        if sheet in files:
+            return WorkbookFile(files[sheet])
+        raise ExtractError(
+            f"Sheet '{sheet}' is missing: there is no file {path}. {alternatives('sheet', sheet, files)} "
             "Put the sheet there as an Excel workbook (.xlsx) of that name"
         )
 
 
 class _Reading:
-    """One pass over a worksheet. ``width`` is the minimum number of cells of a row."""
+    """One pass over a worksheet. ``progress`` is the fraction that was read."""
 
-    def __init__(self, page: ReadOnlyWorksheet, what: str) -> None:
-        self.width = 0
+    def __init__(self, workbook: Workbook, page: str, what: str) -> None:
+        self.progress = 0.0
+        self._workbook = workbook
         self._page = page
         self._what = what
-        self._number = 0
-        self._ended = False
-        # Some exporters store a wrong size, to which openpyxl would truncate the rows.
-        self._last = page.max_row or 0
-        page.reset_dimensions()
 
-    def rows(self) -> Iterator[list[str]]:
-        blank = 0
+    def rows(self) -> Iterator[Row]:
+        """Return all rows from the first to the last that has a value."""
+        last = 0
         try:
-            for values in self._page.values:
-                self._number += 1
-                row = row_texts(map(_unescaped, values), self.width)
-                if any(row) or self._number == 1:
-                    yield from ([""] * self.width for _ in range(blank))
-                    blank = 0
-                    yield row
-                else:
-                    # Perhaps after the last row, where a million rows can be formatted but empty.
-                    blank += 1
+            for number, row in self._workbook.rows(self._page, self._read):
+                yield from repeat(_NO_CELLS, number - last - 1)
+                yield row
+                last = number
         except Exception as error:
             raise ExtractError(
-                f"{self._what} is damaged after row {self._number} ({_said(error)}). Save the workbook in Excel again"
+                f"{self._what} is damaged after row {last} ({_said(error)}). Save the workbook in Excel again"
             ) from error
-        self._ended = True
 
-    def progress(self) -> float:
-        if self._ended:
-            return 1.0
-        # Past the stored size, that size was wrong and the progress is unknown.
-        return self._number / self._last if self._number < self._last else 0.0
-
-
-def _unescaped(cell: object) -> object:
-    """Return a cell without Excel's escapes for characters that XML cannot hold, such as _x000D_ (carriage return)."""
-    if not isinstance(cell, str) or "_x" not in cell:
-        return cell
-    return unescape(cell).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    def _read(self, fraction: float) -> None:
+        self.progress = fraction
 
 
 def _no_workbook(file: BinaryIO, error: Exception) -> str:

@@ -1,0 +1,155 @@
+"""What Excel shows of a number, by the cell's number format.
+
+Source: ECMA-376 part 1, 18.8.30 (numFmt) and 18.8.31 (numFmts).
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cached_property
+
+from ca_biositing.pipeline.sources.cells import general_text
+
+GENERAL = "General"
+# Formats that files name by their number only. Those of dates are the same in no two languages, but are dates in all.
+_BUILT_IN = {
+    0: GENERAL,
+    1: "0",
+    2: "0.00",
+    3: "#,##0",
+    4: "#,##0.00",
+    9: "0%",
+    10: "0.00%",
+    11: "0.00E+00",
+    12: "# ?/?",
+    13: "# ??/??",
+    37: "#,##0;(#,##0)",
+    38: "#,##0;(#,##0)",
+    39: "#,##0.00;(#,##0.00)",
+    40: "#,##0.00;(#,##0.00)",
+    48: "##0.0E+0",
+    49: "@",
+    **dict.fromkeys([*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59), *range(71, 82)], "yyyy-mm-dd"),
+}
+_TOKEN = re.compile(
+    r"""
+      "(?P<quoted>[^"]*)"? | \\(?P<escaped>.) | _(?P<space>.) | \*(?P<fill>.)
+    | \[\$(?P<currency>[^\]-]*)[^\]]*\] | \[(?P<elapsed>h+|m+|s+)\]
+    | \[(?P<condition>[<>=][^\]]*)\] | \[(?P<colour>[^\]]*)\]
+    | (?P<general>General) | (?P<exponent>E[+-]) | (?P<date>[ymdhsgeba]+(?:/p)?)
+    | (?P<digit>[0#?]) | (?P<point>\.) | (?P<comma>,) | (?P<percent>%) | (?P<text>@) | (?P<fraction>/) | (?P<other>.)
+    """,
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+_SECTION = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
+# Of these only Excel knows what it shows.
+_UNKNOWN = {"condition", "exponent", "fraction"}
+
+Token = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """A cell's number format, by its code; None is a format that is not known."""
+
+    code: str | None
+
+    @cached_property
+    def is_date(self) -> bool:
+        """Return whether it shows a number as a date or a time."""
+        return any(kind in ("date", "elapsed") for section in self._sections for kind, _ in section)
+
+    def shown(self, number: str) -> str | None:
+        """Return what people see of a number, given by its text; None if that is not known.
+
+        Spaces at the ends, which align columns, are not included.
+        """
+        if self.code == GENERAL:
+            return general_text(number)
+        value = Decimal(number)
+        sections = self._sections[:3]
+        if self.code is None or not sections or any(kind in _UNKNOWN for tokens in sections for kind, _ in tokens):
+            return None
+        position = 0 if value > 0 or len(sections) == 1 else 1 if value < 0 else 2
+        section = sections[position if position < len(sections) else 0]
+        if any(kind in ("general", "text") for kind, _ in section):
+            text = general_text(str(abs(value)) if position == 1 else number)
+            return None if text is None else _literals(section, text)
+        sign = "-" if value < 0 and position == 0 else ""
+        return (sign + _digits(section, abs(value))).strip()
+
+    @cached_property
+    def _sections(self) -> list[list[Token]]:
+        codes = _SECTION.split(self.code) if self.code is not None else []
+        return [
+            [(found.lastgroup or "", found[found.lastgroup or 0]) for found in _TOKEN.finditer(code)] for code in codes
+        ]
+
+
+def built_in(number: int) -> NumberFormat:
+    """Return the format that files name by this number."""
+    return NumberFormat(_BUILT_IN.get(number))
+
+
+def _literal(token: Token) -> str:
+    kind, text = token
+    match kind:
+        case "space":
+            return " "
+        case "fill" | "colour" | "comma":
+            return ""
+        case _:
+            return text
+
+
+def _literals(section: list[Token], number: str) -> str:
+    shown = (number if token[0] in ("general", "text") else _literal(token) for token in section)
+    return "".join(shown).strip()
+
+
+def _digits(section: list[Token], value: Decimal) -> str:
+    """Return a positive number laid out over the placeholders of a section."""
+    places = [index for index, (kind, _) in enumerate(section) if kind == "digit"]
+    if not places:
+        return "".join(map(_literal, section))
+    point = next((index for index, (kind, _) in enumerate(section) if kind == "point"), places[-1] + 1)
+    whole = [index for index in places if index < point]
+    decimals = [index for index in places if index > point]
+    commas = [index for index, (kind, _) in enumerate(section) if kind == "comma"]
+    last = max(whole, default=point - 1)
+    grouped = any(whole and whole[0] < index < last for index in commas)
+    # Commas behind the last placeholder divide by a thousand each.
+    scale = sum(index > last for index in commas if index <= point or not decimals) + sum(
+        index > decimals[-1] for index in commas if decimals
+    )
+    percents = sum(kind == "percent" for kind, _ in section)
+    scaled = value.scaleb(2 * percents - 3 * scale)
+    rounded = scaled.quantize(Decimal(1).scaleb(-len(decimals)), ROUND_HALF_UP)
+    left, _, right = f"{rounded:f}".partition(".")
+    shown = [_literal(token) for token in section]
+    _lay_whole(shown, section, whole, "" if left == "0" else left, grouped=grouped)
+    _lay_decimals(shown, section, decimals, right)
+    if not whole and left != "0":
+        shown[point] = left + shown[point]
+    return "".join(shown)
+
+
+def _lay_whole(shown: list[str], section: list[Token], places: list[int], digits: str, *, grouped: bool) -> None:
+    rest, count = digits, 0
+    for index in reversed(places):
+        # The first place has room for all that is left.
+        taken = rest if index == places[0] else rest[-1:]
+        rest = rest[: len(rest) - len(taken)]
+        shown[index] = ""
+        for digit in reversed(taken or {"0": "0", "?": " "}.get(section[index][1], "")):
+            comma = "," if grouped and digit != " " and count and count % 3 == 0 else ""
+            shown[index] = digit + comma + shown[index]
+            count += 1
+
+
+def _lay_decimals(shown: list[str], section: list[Token], places: list[int], digits: str) -> None:
+    is_end = True
+    for index, digit in reversed([*zip(places, digits, strict=True)]):
+        optional = section[index][1]
+        is_end = is_end and digit == "0" and optional != "0"
+        shown[index] = {"?": " "}.get(optional, "") if is_end else digit

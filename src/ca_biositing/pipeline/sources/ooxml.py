@@ -1,0 +1,381 @@
+"""Reads the parts of an Office Open XML workbook: what is in each cell, and how people see it.
+
+No library that reads workbooks tells formulas without a result, merged cells and number formats at a cost that follows
+the cells (tests/unit/test_readers.py). Source: ECMA-376, part 1 (SpreadsheetML, also Strict), part 2 (packages).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from posixpath import dirname, join, normpath
+from typing import IO
+from xml.etree import ElementTree
+from xml.parsers import expat
+from zipfile import ZipFile
+
+from ca_biositing.pipeline.sources.cells import (
+    SERIAL_EPOCH,
+    Cell,
+    Kind,
+    Merge,
+    Merges,
+    Row,
+    moment_text,
+    number_cell,
+    number_text,
+    time_text,
+)
+from ca_biositing.pipeline.sources.number_formats import GENERAL, NumberFormat, built_in
+
+_CHUNK = 256 * 1024
+_MAX_ROW = 1_048_576
+_MAX_COLUMN = 16_384
+# Excel escapes control characters, halves of characters, and the underscore of a text that looks like an escape. What
+# looks like another escape is a text of a program that does not escape.
+_ESCAPE = re.compile("(?i)_x(00[0189][0-9a-f]|007f|005f|d[89a-f][0-9a-f]{2}|fff[ef])_")
+_WHOLE = re.compile("[1-9][0-9]{0,14}")
+# Day 0 of each date system. Excel's days before March 1900 are one too many: 1900 was no leap year.
+_EPOCH, _EPOCH_1904 = SERIAL_EPOCH, datetime(1904, 1, 1)
+_FIRST_MARCH_1900 = 61
+
+
+class DamagedError(Exception):
+    """A part of the workbook is missing, or says what no workbook says."""
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What cells refer to: shared strings, formats by style, the date system, whether results of formulas are true."""
+
+    strings: Sequence[str]
+    formats: Sequence[NumberFormat]
+    epoch: datetime
+    is_calculated: bool
+
+
+class Workbook:
+    """An open workbook.
+
+    Raises:
+        DamagedError, KeyError, zipfile.BadZipFile, xml.parsers.expat.ExpatError, ...: it is damaged.
+
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._archive = ZipFile(file)
+        # Part names are not case-sensitive.
+        self._parts = {_part(name): name for name in self._archive.namelist()}
+        main = next(iter(self._related("", "officedocument").values()), "xl/workbook.xml")
+        root = self._xml(main)
+        related = self._related(main, "worksheet")
+        self.pages = {
+            element.attrib["name"]: related[identifier]
+            for element in _all(root, "sheet")
+            for name, identifier in element.attrib.items()
+            if name.endswith("}id") and identifier in related
+        }
+        self._context = self._read_context(main, root)
+
+    def rows(self, page: str, on_read: Callable[[float], None]) -> Iterator[tuple[int, Row]]:
+        """Return a worksheet's rows that have a cell with a value, with their numbers; row 1 is the first.
+
+        ``on_read`` is called with the fraction of the worksheet that was read.
+        """
+        name = self._parts[_part(self.pages[page])]
+        merges = self._merges(name)
+        size = max(self._archive.getinfo(name).file_size, 1)
+        with self._archive.open(name) as part:
+            parser = _Worksheet(self._context, merges)
+            read = 0
+            while not parser.is_done:
+                chunk = part.read(_CHUNK)
+                yield from parser.feed(chunk)
+                read += len(chunk)
+                on_read(read / size)
+
+    def _merges(self, name: str) -> list[Merge]:
+        """Return a worksheet's merged ranges, which stand behind its rows."""
+        found = False
+        with self._archive.open(name) as part:
+            end = b""
+            while chunk := part.read(_CHUNK):
+                # In UTF-16 the word is not seen.
+                found = found or b"mergeCell" in end + chunk or chunk[:2] in (b"\xff\xfe", b"\xfe\xff")
+                end = chunk[-16:]
+        if not found:
+            return []
+        merges: list[Merge] = []
+
+        def start(element: str, attributes: dict[str, str]) -> None:
+            if _local(element) == "mergeCell":
+                first, _, last = attributes["ref"].partition(":")
+                left, top = _address(first)
+                right, bottom = _address(last or first)
+                merges.append(Merge(top, left, bottom, right))
+
+        parser = _parser()
+        parser.StartElementHandler = start
+        with self._archive.open(name) as part:
+            parser.ParseFile(part)
+        return merges
+
+    def _read_context(self, main: str, root: ElementTree.Element) -> _Context:
+        strings = [text for path in self._related(main, "sharedstrings").values() for text in self._strings(path)]
+        formats = [each for path in self._related(main, "styles").values() for each in _formats(self._xml(path))]
+        is_1904 = any(_is_true(element.get("date1904")) for element in _all(root, "workbookPr"))
+        # Programs that do not calculate ask Excel to do so; what they write beside formulas is no result.
+        is_calculated = not any(_is_true(element.get("fullCalcOnLoad")) for element in _all(root, "calcPr"))
+        return _Context(strings, formats, _EPOCH_1904 if is_1904 else _EPOCH, is_calculated)
+
+    def _related(self, part: str, kind: str) -> dict[str, str]:
+        """Return the parts that a part refers to as this kind, by the reference's id."""
+        relations = join(dirname(part), "_rels", part.rpartition("/")[2] + ".rels")
+        if _part(relations) not in self._parts:
+            return {}
+        return {
+            relation.attrib["Id"]: normpath(join("/", dirname(part), relation.attrib["Target"])).lstrip("/")
+            for relation in _all(self._xml(relations), "Relationship")
+            # The namespaces of Strict workbooks are others.
+            if relation.attrib["Type"].lower().endswith(f"/{kind}")
+        }
+
+    def _xml(self, path: str) -> ElementTree.Element:
+        with self._open(path) as part:
+            return ElementTree.parse(part).getroot()  # noqa: S314 - expat limits what entities expand to
+
+    def _open(self, path: str) -> IO[bytes]:
+        if _part(path) not in self._parts:
+            raise DamagedError(f"it has no part {path}")
+        return self._archive.open(self._parts[_part(path)])
+
+    def _strings(self, path: str) -> list[str]:
+        """Return the texts that cells refer to by number."""
+        strings = []
+        with self._open(path) as part:
+            events = ElementTree.iterparse(part, ("start", "end"))  # noqa: S314 - see _xml
+            _, root = next(events)
+            for event, element in events:
+                if event == "end" and _local(element.tag) == "si":
+                    strings.append(_unescaped("".join(_texts(element))))
+                    root.clear()
+        return strings
+
+
+class _Worksheet:
+    """Parses a worksheet's part, piece by piece."""
+
+    def __init__(self, context: _Context, merges: Iterable[Merge]) -> None:
+        self.is_done = False
+        self._context = context
+        self._merges = Merges(merges)
+        self._rows: list[tuple[int, Row]] = []
+        self._number = 0
+        self._cells: dict[int, str] = {}
+        self._columns: dict[str, int] = {}
+        self._column = -1
+        self._attributes: dict[str, str] = {}
+        self._value: list[str] = []
+        self._formula: list[str] | None = None
+        # Where the text that the parser is in belongs, if it is wanted.
+        self._into: list[str] | None = None
+        self._is_hint = False
+        self._starts: dict[str, Callable[[dict[str, str]], None]] = {}
+        self._ends: dict[str, Callable[[], None]] = {}
+        self._parser = _parser()
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._characters
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[int, Row]]:
+        """Parse the next piece of the part, an empty one at its end; return its rows, also those before an error."""
+        error = None
+        try:
+            self._parser.Parse(chunk, not chunk)
+        except Exception as raised:  # noqa: BLE001 - it is raised again
+            error = raised
+        rows, self._rows = self._rows, []
+        yield from rows
+        if error:
+            raise error
+        self.is_done = not chunk
+
+    def _start(self, element: str, attributes: dict[str, str]) -> None:
+        if not self._starts:
+            self._name_elements(element.rpartition("worksheet")[0])
+        if start := self._starts.get(element):
+            start(attributes)
+
+    def _end(self, element: str) -> None:
+        if end := self._ends.get(element):
+            end()
+
+    def _characters(self, characters: str) -> None:
+        if self._into is not None:
+            self._into.append(characters)
+
+    def _name_elements(self, prefix: str) -> None:
+        starts = {
+            "row": self._start_row,
+            "c": self._start_cell,
+            "v": self._start_value,
+            "f": self._start_formula,
+            "t": self._start_text,
+            "rPh": self._start_hint,
+        }
+        ends = {
+            "row": self._end_row,
+            "c": self._end_cell,
+            "v": self._end_text,
+            "f": self._end_text,
+            "t": self._end_text,
+            "rPh": self._end_hint,
+        }
+        self._starts = {prefix + name: function for name, function in starts.items()}
+        self._ends = {prefix + name: function for name, function in ends.items()}
+
+    def _start_row(self, attributes: dict[str, str]) -> None:
+        number = int(attributes.get("r", self._number + 1))
+        if not self._number < number <= _MAX_ROW:
+            raise DamagedError(f"row {number} stands behind row {self._number}")
+        self._number = number
+        self._column = -1
+        self._cells = {}
+
+    def _end_row(self) -> None:
+        self._merges.cover(self._number, self._cells)
+        if self._cells:
+            self._rows.append((self._number, Row(self._cells)))
+
+    def _start_cell(self, attributes: dict[str, str]) -> None:
+        self._attributes = attributes
+        self._value = []
+        self._formula = None
+        reference = attributes.get("r")
+        self._column = self._column_of(reference) if reference else self._column + 1
+
+    def _end_cell(self) -> None:
+        if (cell := self._cell()) != "":
+            self._cells[self._column] = cell
+
+    def _start_value(self, _: dict[str, str]) -> None:
+        self._into = self._value
+
+    def _start_formula(self, _: dict[str, str]) -> None:
+        self._into = self._formula = []
+
+    def _start_text(self, _: dict[str, str]) -> None:
+        self._into = None if self._is_hint else self._value
+
+    def _end_text(self) -> None:
+        self._into = None
+
+    def _start_hint(self, _: dict[str, str]) -> None:
+        self._is_hint = True
+
+    def _end_hint(self) -> None:
+        self._is_hint = False
+
+    def _column_of(self, reference: str) -> int:
+        letters = reference.rstrip("0123456789")
+        if letters not in self._columns:
+            self._columns[letters] = _address(f"{letters}1")[0]
+        return self._columns[letters]
+
+    def _cell(self) -> str:
+        """Return the cell that has just ended; an empty one is an empty string."""
+        value = "".join(self._value)
+        formula = self._formula
+        kind = self._attributes.get("t", "n")
+        if formula is not None and (not self._context.is_calculated or (value == "" and kind != "str")):
+            return Cell(f"={''.join(formula)}", Kind.FORMULA)
+        match kind:
+            case "s":
+                return self._context.strings[int(value)] if value else ""
+            case "str" | "inlineStr":
+                return _unescaped(value)
+            case "b" if value:
+                text = "TRUE" if _is_true(value) else "FALSE"
+                return Cell(text, Kind.BOOLEAN, is_idle=text == "FALSE")
+            case "e":
+                return Cell(value or "#N/A", Kind.ERROR)
+            case "d" if value:
+                return Cell(time_text(datetime.fromisoformat(value)) if "T" in value else value, Kind.DATE)
+        return self._number_cell(value, is_formula=formula is not None) if value else ""
+
+    def _number_cell(self, value: str, *, is_formula: bool) -> str:
+        style = int(self._attributes.get("s", 0))
+        formats = self._context.formats
+        look = formats[style] if style < len(formats) else NumberFormat(GENERAL)
+        if look.is_date and (moment := self._moment(float(value))):
+            return Cell(moment, Kind.DATE)
+        text = value if _WHOLE.fullmatch(value) else number_text(float(value))
+        return number_cell(text, look.shown(text), is_idle=is_formula and text == "0")
+
+    def _moment(self, days: float) -> str | None:
+        is_too_many = self._context.epoch == _EPOCH and 1 <= days < _FIRST_MARCH_1900
+        return moment_text(days + is_too_many, self._context.epoch)
+
+
+def _formats(styles: ElementTree.Element) -> list[NumberFormat]:
+    """Return the number format of each style that cells refer to by number."""
+    codes = {
+        element.attrib["numFmtId"]: NumberFormat(element.attrib["formatCode"]) for element in _all(styles, "numFmt")
+    }
+    used = [cell.get("numFmtId", "0") for group in _all(styles, "cellXfs") for cell in _all(group, "xf")]
+    return [codes.get(number) or built_in(int(number)) for number in used]
+
+
+def _unescaped(text: str) -> str:
+    """Return a text without the escapes for characters that XML cannot hold, such as _x000D_ (carriage return)."""
+    if "_x" not in text:
+        return text
+    text = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+    # Two escapes may be the halves of one character.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _address(reference: str) -> tuple[int, int]:
+    """Return the column, from 0, and the row, from 1, of a reference such as ``C7``."""
+    match = re.fullmatch(r"\$?([A-Za-z]{1,3})\$?([0-9]{1,7})", reference)
+    if not match:
+        raise DamagedError(f"'{reference}' is no cell")
+    column = 0
+    for letter in match[1].upper():
+        column = 26 * column + ord(letter) - ord("A") + 1
+    if column > _MAX_COLUMN:
+        raise DamagedError(f"'{reference}' is no cell")
+    return column - 1, int(match[2])
+
+
+def _parser() -> expat.XMLParserType:
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    return parser
+
+
+def _all(root: ElementTree.Element, name: str) -> Iterable[ElementTree.Element]:
+    return (element for element in root.iter() if _local(str(element.tag)) == name)
+
+
+def _texts(element: ElementTree.Element) -> Iterator[str]:
+    """Return the texts of an element, but not those of its phonetic hints."""
+    for child in element:
+        match _local(child.tag):
+            case "t":
+                yield child.text or ""
+            case "r":
+                yield from _texts(child)
+
+
+def _local(name: str) -> str:
+    """Return an element's name without its prefix or namespace."""
+    return name.rpartition("}")[2].rpartition(":")[2]
+
+
+def _part(path: str) -> str:
+    return path.replace("\\", "/").lstrip("/").casefold()
+
+
+def _is_true(value: str | None) -> bool:
+    return value in ("1", "true")

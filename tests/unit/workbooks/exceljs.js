@@ -1,0 +1,35 @@
+// Writes exceljs.xlsx: npm install exceljs@4.4.0 && node exceljs.js
+const ExcelJS = require("exceljs");
+const book = new ExcelJS.Workbook();
+const page = book.addWorksheet("Cells");
+page.addRow(["Case", "Cell"]);
+const put = (name, value, format) => {
+  const cell = page.addRow([name, value]).getCell(2);
+  if (format) cell.numFmt = format;
+};
+put("text", " Maïs 🌽");
+put("digits", "0007");
+put("escape", "lot_x0041_b");
+put("whole", 18);
+put("decimal", 12.5);
+put("sum", 0.1 + 0.2);
+put("third", 1 / 3);
+put("small", 0.00001);
+put("large", 1e15);
+put("date", new Date(Date.UTC(2023, 8, 7)), "yyyy-mm-dd");
+put("day", new Date(Date.UTC(2026, 2, 1)), "d-mmm");
+put("east", new Date(Date.UTC(2024, 9, 31)), 'yyyy"年"m"月"d"日"');
+put("time", new Date(Date.UTC(2023, 8, 7, 10, 30)), "yyyy-mm-dd hh:mm");
+put("true", true);
+put("false", false);
+put("error", { error: "#N/A" });
+put("zeros", 7, "0000");
+put("prefix", 42, '"BIO-"000');
+put("percent", 0.125, "0.0%");
+put("rounded", 1234.5678, "#,##0.00");
+put("result", { formula: "1+1", result: 2 });
+put("no result", { formula: "1+1" });
+put("merged", "Rice");
+put("covered", null);
+page.mergeCells("B24:B25");
+book.xlsx.writeFile("exceljs.xlsx");
