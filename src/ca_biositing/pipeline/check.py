@@ -1,137 +1,374 @@
-"""Checks the sheets of a folder as flows read them, without a database.
+"""Checks sheets as a load would, without a database: look before you load.
 
-``python -m ca_biositing.pipeline.check DIRECTORY`` prints each worksheet with its number of rows, which sheets,
-worksheets and columns are missing, and the rows that flows would reject. A load can also reject a row that names a
-record which is not in the database, and rows that contradict each other: only the database tells.
+``python -m ca_biositing.pipeline.check SHEETS`` reads a folder of sheets, a workbook, or a Google Sheet by its address. It
+prints each worksheet, the accounting of a load into an empty database, and each cell that keeps a row from being
+loaded. Names that cells refer to are looked for in the worksheets; a name that only the database has counts as missing.
 
-Exit codes: 0 every flow could run, 1 a flow could not run, 2 wrong arguments.
+Exit codes: 0 every row would be loaded, 1 a row would be rejected or a flow could not run, 2 wrong arguments.
 """
 
 import argparse
+import csv
+import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
+import polars as pl
+from sqlalchemy import Numeric
+
 from ca_biositing.datamodels.database import SettingsError
+from ca_biositing.datamodels.models import NamedRecord
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, worksheets
+from ca_biositing.pipeline.etl.fields import Reference
 from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit, check_limits, limit_from_environment
-from ca_biositing.pipeline.etl.validate import Validator
+from ca_biositing.pipeline.etl.validate import NamedId, Validator
 from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.sources import ExtractError, Source, source_from_environment
+from ca_biositing.pipeline.sources.base import WORKBOOK_SUFFIXES
 from ca_biositing.pipeline.sources.folder import Folder
+from ca_biositing.pipeline.sources.workbook import WorkbookFile
 
-# Of each flow and worksheet, so that one wrong column of a large worksheet does not hide the others.
-_SHOWN_ROWS = 20
+# Of those with the same reason in a worksheet, so that one wrong column does not hide the others.
+_SHOWN_CELLS = 20
+_GOOGLE_SHEET = re.compile(r"https://docs\.google\.com/spreadsheets/d/([A-Za-z0-9_-]+)")
+_WORKSHEET = "worksheet"
+_FORMATS = ("text", "csv", "json")
+
+Names = dict[type[NamedRecord], Sequence[NamedId]]
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A cell that keeps a row from being loaded; without ``column``, the row as a whole."""
+
+    flow: str
+    sheet: str
+    worksheet: str
+    row: int
+    column: str | None
+    value: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the problem as a line of text."""
+        value = " ".join((self.value or "").split())
+        subject = "the row" if self.column is None else self.column
+        return f"row {self.row}{f', {value!r}' if value else ''}: {subject} {self.reason}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a flow would find in a worksheet: its ``rows``, and how many of them are ``rejected``, with their reasons.
-
-    ``reasons`` has one line for each of the first rejected rows.
-    """
+    """What a flow would find in a worksheet: its ``rows``, and how many of them are ``rejected``, with each problem."""
 
     flow: str
     sheet: str
     worksheet: str
     rows: int
     rejected: int
-    reasons: Sequence[str]
+    problems: Sequence[Problem]
 
 
-def check(dataset: Dataset, source: Source) -> list[Finding]:
-    """Return what a dataset's flow would find in each of its worksheets.
+@dataclass(frozen=True)
+class Accounting:
+    """The rows of a flow: ``read == loaded + repeated + rejected``. ``repeated`` rows say what another one says."""
+
+    flow: str
+    read: int
+    loaded: int
+    repeated: int
+    rejected: int
+
+
+@dataclass
+class Report:
+    """What a load of all flows would come to. ``failures`` has the flows that could not run, by the reason."""
+
+    accounting: list[Accounting] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Return the problems of all cells."""
+        return [problem for finding in self.findings for problem in finding.problems]
+
+
+def check(
+    dataset: Dataset, source: Source, names: Names | None = None, on_progress: Progress = lambda _text, _fraction: None
+) -> tuple[Accounting, list[Finding]]:
+    """Return the accounting of a dataset, and what its flow would find in each of its worksheets.
+
+    ``names`` are those that cells can refer to; those of this dataset are added. References to other tables are not
+    looked up. ``on_progress`` is called with a worksheet's name and the fraction of it that was read.
 
     Raises:
         ExtractError: the flow could not run, because a worksheet or a column is missing, or cannot be read.
 
     """
-    validator = Validator(dataset, None)
-    findings = []
+    names = {} if names is None else names
+    validator = Validator(dataset, None, names)
+    records: list[pl.DataFrame] = []
+    read: dict[str, int] = {}
+    problems: dict[str, list[Problem]] = {}
     with worksheets(dataset, source) as opened:
         for worksheet in opened:
-            rows = rejected = 0
-            reasons: list[str] = []
+            read[worksheet.name] = 0
+            problems[worksheet.name] = []
             for frame in frames(worksheet, [*dataset.columns]):
-                bad = validator.validate(frame).rejected
-                rows += len(frame)
-                rejected += len(bad)
-                reasons += [_reason(row) for row in bad.head(_SHOWN_ROWS - len(reasons)).iter_rows(named=True)]
-            findings.append(Finding(dataset.name, dataset.sheet, worksheet.name, rows, rejected, reasons))
-    return findings
+                validated = validator.validate(frame)
+                read[worksheet.name] += len(frame)
+                problems[worksheet.name] += [
+                    Problem(dataset.name, dataset.sheet, worksheet.name, *row) for row in validated.problems.rows()
+                ]
+                records.append(validated.records.select(pl.lit(worksheet.name).alias(_WORKSHEET), pl.all()))
+                on_progress(worksheet.name, worksheet.progress())
+    staged = pl.concat(records) if records else None
+    loaded = 0
+    if staged is not None:
+        # A key with a reference that was not looked up is not known.
+        if not {column.name for column in dataset.natural_key} - {*staged.columns}:
+            for problem in _contradictions(dataset, staged):
+                problems[problem.worksheet].append(problem)
+            bad = {(each.worksheet, each.row) for members in problems.values() for each in members}
+            places = zip(staged[_WORKSHEET], staged[ROW_NUMBER], strict=True)
+            staged = staged.filter(pl.Series([place not in bad for place in places], dtype=pl.Boolean))
+            staged = staged.unique([column.name for column in dataset.natural_key], keep="first", maintain_order=True)
+        loaded = len(staged)
+    if issubclass(dataset.model, NamedRecord):
+        named = [] if staged is None else zip(staged["name_key"], staged["name"], strict=True)
+        names[dataset.model] = [NamedId(key, name, number) for number, (key, name) in enumerate(named)]
+    findings = [
+        Finding(dataset.name, dataset.sheet, name, rows, len({each.row for each in problems[name]}), problems[name])
+        for name, rows in read.items()
+    ]
+    rejected = sum(finding.rejected for finding in findings)
+    total = sum(read.values())
+    return Accounting(dataset.name, total, loaded, total - loaded - rejected, rejected), findings
 
 
-def report(
-    source: Source, sheets: Sequence[str], checked: Sequence[Dataset], limits: Mapping[str, Limit | None]
-) -> tuple[list[str], bool]:
-    """Return the lines of a report on the sheets, and whether every flow could run with its limit of rejected rows."""
-    findings: list[Finding] = []
-    failures: dict[str, list[str]] = {}
-    for dataset in checked:
+def check_all(
+    source: Source,
+    checked: Sequence[Dataset],
+    limits: Mapping[str, Limit | None],
+    on_progress: Progress = lambda _text, _fraction: None,
+) -> Report:
+    """Return what a load of these datasets into an empty database would come to, with their limits of rejected rows."""
+    report = Report()
+    names: Names = {}
+    for dataset in _referenced_first(checked):
         try:
-            found = check(dataset, source)
+            accounting, findings = check(dataset, source, names, on_progress)
         except ExtractError as error:
-            failures.setdefault(str(error), []).append(dataset.name)
+            report.failures.setdefault(str(error), []).append(dataset.name)
             continue
-        findings += found
-        read, refused = sum(each.rows for each in found), sum(each.rejected for each in found)
+        report.accounting.append(accounting)
+        report.findings += findings
         limit = limits.get(dataset.name)
-        if limit and limit.is_exceeded(read, refused):
-            reason = f"{refused:,} of {read:,} rows would be rejected, more than the limit of {limit} ({VARIABLE})"
-            failures.setdefault(reason, []).append(dataset.name)
-    lines = []
-    for sheet in sheets:
-        lines += [sheet, *_worksheets(sheet, source, findings), ""]
-    if rejected := [finding for finding in findings if finding.rejected]:
-        lines += [*_rejected(rejected), ""]
-    lines += [f"{', '.join(names)} could not run: {reason}" for reason, names in failures.items()]
-    if not failures:
-        lines.append(
-            "Every flow could run. A load can reject further rows: those that name a record which is not in the "
-            "database, and those that contradict each other."
-        )
-    return lines, not failures
+        if limit and limit.is_exceeded(accounting.read, accounting.rejected):
+            reason = (
+                f"{accounting.rejected:,} of {accounting.read:,} rows would be rejected, "
+                f"more than the limit of {limit} ({VARIABLE})"
+            )
+            report.failures.setdefault(reason, []).append(dataset.name)
+    return report
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m ca_biositing.pipeline.check",
-        description="Check the sheets of a folder as flows read them, without a database.",
-        epilog="Exit codes: 0 every flow could run, 1 a flow could not run, 2 wrong arguments.",
+        description="Check sheets as a load would, without a database.",
+        epilog="Exit codes: 0 every row would be loaded, 1 a row would be rejected or a flow could not run, 2 wrong "
+        "arguments.",
     )
-    parser.add_argument("directory", type=Path, help="the folder that holds <sheet>/<worksheet>.csv and <sheet>.xlsx")
+    parser.add_argument(
+        "sheets",
+        help="a folder that holds <sheet>/<worksheet>.csv and <sheet>.xlsx, a workbook, or the address of a Google "
+        "Sheet, which the service account of CREDENTIALS_PATH may read",
+    )
+    parser.add_argument("--format", choices=_FORMATS, default="text", help="text, csv (the rejected cells) or json")
     parser.add_argument(
         "--as-flows",
         action="store_true",
-        help="also fail where ETL_SOURCE or ETL_SOURCE_DIRECTORY make flows read other sheets than these, or where "
-        f"{VARIABLE} allows fewer rejected rows",
+        help="exit with 0 if every flow could run, also with rejected rows, and with 1 where ETL_SOURCE or "
+        f"ETL_SOURCE_DIRECTORY make flows read other sheets than these, or {VARIABLE} allows fewer rejected rows",
     )
     parser.add_argument("--at", type=Path, metavar="FOLDER", help="the folder that the sheets will be in, if not there")
     given = parser.parse_args(arguments)
-    at = given.at or given.directory
-    # Flows read only the kind of file that the environment names; of Google there is nothing in a folder.
-    kind = environment.get("ETL_SOURCE", "").replace("google", "")
-    names = [dataset.name for dataset in datasets()]
+    at = given.at or Path(given.sheets)
+    checked = datasets()
+    report, sheets, notes = Report(), [], []
+    source: Source | None = None
     try:
         limits = {}
         if given.as_flows:
+            names = [dataset.name for dataset in checked]
             check_limits(names, environment)
             limits = {name: limit_from_environment(name, environment) for name in names}
-        source = source_from_environment({"ETL_SOURCE": kind, "ETL_SOURCE_DIRECTORY": str(given.directory)})
-        lines, runs = report(source, Folder(given.directory).sheets(), datasets(), limits)
+        source, sheets, notes = _source(given.sheets, checked, environment)
+        with _progress() as on_progress:
+            report = check_all(source, checked, limits, on_progress)
     except (ExtractError, SettingsError) as error:
-        lines, runs = [str(error)], False
+        notes, report.failures = [str(error)], {str(error): []}
     if given.as_flows and (other := _other_source(at, environment)):
-        lines.append(other)
-        runs = False
-    print("\n".join(lines).replace(str(given.directory), str(at)))
-    return 0 if runs else 1
+        notes.append(other)
+        report.failures.setdefault(other, [])
+    output = {"text": _as_text, "csv": _as_csv, "json": _as_json}[given.format](report, source, sheets, notes)
+    print("\n".join(output).replace(given.sheets, str(at)))
+    return 1 if report.failures or (report.problems and not given.as_flows) else 0
+
+
+def _source(
+    sheets: str, checked: Sequence[Dataset], environment: Mapping[str, str]
+) -> tuple[Source, Sequence[str], list[str]]:
+    """Return the source that an argument names, its sheets, and what there is to say of them."""
+    wanted = sorted({dataset.sheet for dataset in checked})
+    path = Path(sheets)
+    if found := _GOOGLE_SHEET.match(sheets):
+        from ca_biositing.pipeline.sources.google_sheets import GoogleSheets
+
+        google = source_from_environment({**environment, "ETL_SOURCE": "google"})
+        assert isinstance(google, GoogleSheets)  # noqa: S101 - it is one of Google's
+        return GoogleSheets(google.credentials_path, google.api_url, sheet_id=found[1]), wanted, []
+    if path.suffix.lower() in WORKBOOK_SUFFIXES and not path.is_dir():
+        named = [name for name in wanted if name == path.stem]
+        titles = " or ".join(f"{name}{path.suffix.lower()}" for name in wanted)
+        note = f"Flows read this workbook only under its sheet's name: rename it to {titles}."
+        return WorkbookFile(path), named or wanted, [] if named else [note]
+    # Flows read only the kind of file that the environment names; of Google there is nothing in a folder.
+    kind = environment.get("ETL_SOURCE", "").replace("google", "")
+    source = source_from_environment({"ETL_SOURCE": kind, "ETL_SOURCE_DIRECTORY": sheets})
+    return source, Folder(path).sheets(), []
+
+
+def _referenced_first(checked: Sequence[Dataset]) -> list[Dataset]:
+    ordered: list[Dataset] = []
+    waiting = [*checked]
+    while waiting:
+        tables = {dataset.model for dataset in waiting}
+        ready = [each for each in waiting if not tables & (_references(each) - {each.model})]
+        # Tables that refer to each other cannot be ordered.
+        ordered += ready or waiting
+        waiting = [each for each in waiting if each not in ordered]
+    return ordered
+
+
+def _references(dataset: Dataset) -> set[type]:
+    return {field.model for field in dataset.columns.values() if isinstance(field, Reference)}
+
+
+def _contradictions(dataset: Dataset, records: pl.DataFrame) -> Iterator[Problem]:
+    """Return a problem for each row that has the natural key of another one, but other values; see :mod:`.etl.load`."""
+    key = [column.name for column in dataset.natural_key]
+    numeric = {column.name for column in dataset.table.columns if isinstance(column.type, Numeric)}
+    # Different spellings of one name are not a contradiction.
+    facts = [
+        column.name
+        for column in dataset.loaded_columns
+        if column.name in records.columns and column.name not in key and f"{column.name}_key" not in records.columns
+    ]
+
+    def comparable(row: Mapping[str, object], columns: Sequence[str]) -> tuple[object, ...]:
+        return tuple(
+            Decimal(str(row[name])) if name in numeric and row[name] is not None else row[name] for name in columns
+        )
+
+    headers = list(dict.fromkeys(dataset.filled[name] for name in key))
+    groups: dict[tuple[object, ...], dict[tuple[object, ...], list[Mapping[str, object]]]] = {}
+    for row in records.filter(records.select(key).is_duplicated()).sort(_WORKSHEET, ROW_NUMBER).iter_rows(named=True):
+        groups.setdefault(comparable(row, key), {}).setdefault(comparable(row, facts), []).append(row)
+    for versions in groups.values():
+        firsts = [members[0] for members in versions.values()]
+        for version, members in enumerate(versions.values() if len(versions) > 1 else ()):
+            other = firsts[0] if version else firsts[-1]
+            reason = (
+                f"has the same {', '.join(headers)} as row {other[ROW_NUMBER]} of worksheet {other[_WORKSHEET]}, "
+                "but other values; keep one of them"
+            )
+            for row in members:
+                yield Problem(
+                    dataset.name, dataset.sheet, str(row[_WORKSHEET]), int(str(row[ROW_NUMBER])), None, None, reason
+                )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a bar while a terminal waits; it disappears at the end."""
+    if not sys.stderr.isatty():
+        yield lambda _text, _fraction: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda text, fraction: bar.update(task, description=text, completed=fraction)
+
+
+def _as_text(report: Report, source: Source | None, sheets: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
+    for sheet in sheets:
+        if source:
+            yield from [sheet, *_worksheets(sheet, source, report.findings), ""]
+    if report.accounting:
+        yield from _table(report.accounting)
+    if rejected := [finding for finding in report.findings if finding.rejected]:
+        yield from [*_rejected(rejected), ""]
+    yield from notes
+    for reason, names in report.failures.items():
+        if names:
+            yield f"{', '.join(sorted(names))} could not run: {reason}"
+    if not report.failures:
+        yield (
+            "Every flow could run. Names that only the database has count as missing here; a load finds them there."
+            if report.problems
+            else "Every row would be loaded."
+        )
+
+
+def _table(accounting: Sequence[Accounting]) -> Iterator[str]:
+    yield f"{'A load into an empty database:':<32}{'read':>10}{'loaded':>10}{'repeated':>10}{'rejected':>10}"
+    for each in accounting:
+        yield f"  {each.flow:<30}{each.read:>10,}{each.loaded:>10,}{each.repeated:>10,}{each.rejected:>10,}"
+    yield ""
+
+
+def _as_csv(report: Report, _source: Source | None, _sheets: Sequence[str], _notes: Sequence[str]) -> Iterator[str]:
+    """Return the rejected cells; a flow that could not run has a line without a row. The accounting is for JSON."""
+    lines: list[str] = []
+
+    class Lines:
+        def write(self, line: str) -> None:
+            lines.append(line)
+
+    writer = csv.writer(Lines(), lineterminator="")
+    writer.writerow(["flow", "sheet", "worksheet", "row", "column", "value", "reason"])
+    for problem in report.problems:
+        writer.writerow(asdict(problem).values())
+    for reason, names in report.failures.items():
+        writer.writerow([", ".join(sorted(names)), "", "", "", "", "", reason])
+    return iter(lines)
+
+
+def _as_json(report: Report, _source: Source | None, sheets: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
+    content = {
+        "sheets": list(sheets),
+        "accounting": [asdict(each) for each in report.accounting],
+        "rejected": [asdict(each) for each in report.problems],
+        "failures": [{"flows": sorted(names), "reason": reason} for reason, names in report.failures.items()],
+        "notes": list(notes),
+    }
+    yield json.dumps(content, ensure_ascii=False, indent=2)
 
 
 def _worksheets(sheet: str, source: Source, findings: Sequence[Finding]) -> Iterator[str]:
@@ -143,8 +380,11 @@ def _worksheets(sheet: str, source: Source, findings: Sequence[Finding]) -> Iter
         return
     width = max(map(len, names), default=0)
     for name in names:
-        readers = [finding for finding in findings if (finding.sheet, finding.worksheet) == (sheet, name)]
-        read = f"{readers[0].rows:>9,} rows, for {', '.join(each.flow for each in readers)}" if readers else ""
+        readers = sorted(
+            (each for each in findings if (each.sheet, each.worksheet) == (sheet, name)), key=attrgetter("flow")
+        )
+        most = max((each.rows for each in readers), default=0)
+        read = f"{most:>9,} rows, for {', '.join(each.flow for each in readers)}" if readers else ""
         yield f"  {name:<{width}} {read or 'is read by no flow that could run'}"
     if not names:
         yield "  has no worksheet"
@@ -156,15 +396,14 @@ def _rejected(findings: Sequence[Finding]) -> Iterator[str]:
     for flow, members in groupby(findings, attrgetter("flow")):
         for finding in members:
             yield f"  {flow}, {finding.worksheet}: {finding.rejected:,} of {finding.rows:,}"
-            yield from (f"    {reason}" for reason in finding.reasons)
-            if hidden := finding.rejected - len(finding.reasons):
-                yield f"    and {hidden:,} more"
-
-
-def _reason(row: Mapping[str, object]) -> str:
-    value = " ".join(str(row["value"] or "").split())
-    shown = f", '{value}'" if value else ""
-    return f"row {row[ROW_NUMBER]}{shown}: {row['reason']}"
+            seen: Counter[tuple[str | None, str]] = Counter()
+            for problem in sorted(finding.problems, key=attrgetter("row")):
+                seen[problem.column, problem.reason] += 1
+                if seen[problem.column, problem.reason] <= _SHOWN_CELLS:
+                    yield f"    {problem}"
+            for (column, reason), number in seen.items():
+                if number > _SHOWN_CELLS:
+                    yield f"    and {number - _SHOWN_CELLS:,} more: {column or 'the row'} {reason}"
 
 
 def _other_source(directory: Path, environment: Mapping[str, str]) -> str:

@@ -1,14 +1,17 @@
 """Validate: separate the rows that can be loaded from the others, with reasons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 from sqlalchemy import Connection, select
 
+from ca_biositing.datamodels.models import NamedRecord
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import ROW_NUMBER, ROW_PROBLEM, kind_column, shown_column
 from ca_biositing.pipeline.etl.fields import Reference
@@ -22,26 +25,42 @@ _MAX_SUGGESTED_NAMES = 5_000
 _NEAR = 0.92
 
 
+class NamedId(NamedTuple):
+    """A record that others refer to: its key, its name as people see it, and its id."""
+
+    key: str
+    name: str
+    id: int
+
+
 @dataclass(frozen=True)
 class Validated:
     """A frame's rows, separated into valid and rejected ones.
 
     ``records`` has ``row_number`` and the table's columns. ``rejected`` has one row per bad row: ``row_number``,
     ``column_name`` and ``value`` of its first problem (null if the problem is the row as a whole), and ``reason``.
+    ``problems`` has one row per bad cell, with the same columns; its ``reason`` does not name the column.
     """
 
     records: pl.DataFrame
     rejected: pl.DataFrame
+    problems: pl.DataFrame
 
 
 class Validator:
     """Validates frames of one dataset against its fields' checks and the records that it refers to.
 
-    Cells can refer to the records that are in the database when the validator is created. Without a connection,
-    references are not looked up: ``records`` lacks their ids, and ``rejected`` has the other problems only.
+    Cells can refer to the records that are in the database when the validator is created, or, without a connection, to
+    the ``names`` of each table. References to other tables are not looked up: ``records`` lacks their ids, and
+    ``rejected`` has the other problems only.
     """
 
-    def __init__(self, dataset: Dataset, connection: Connection | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        connection: Connection | None,
+        names: Mapping[type[NamedRecord], Sequence[NamedId]] = MappingProxyType({}),
+    ) -> None:
         self._dataset = dataset
         self._schema = pa.DataFrameSchema(
             {
@@ -50,9 +69,9 @@ class Validator:
             }
         )
         self._references = {
-            header: _Names(field, connection)
+            header: _Names(field, names[field.model] if connection is None else _stored(field, connection))
             for header, field in dataset.columns.items()
-            if connection is not None and isinstance(field, Reference)
+            if isinstance(field, Reference) and (connection is not None or field.model in names)
         }
 
     def validate(self, frame: pl.DataFrame) -> Validated:
@@ -80,7 +99,8 @@ class Validator:
             elif not isinstance(field, Reference):
                 values = field.values(cells[header].filter(good))
                 records = records.with_columns(series.alias(column) for column, series in values.items())
-        return Validated(records, self._rejected(frame, problems))
+        first = self._first(problems)
+        return Validated(records, self._rejected(frame, first), self._problems(frame, first))
 
     def _read(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
         """Return the cleaned cells, null where one cannot be read, and the problems of those."""
@@ -120,8 +140,8 @@ class Validator:
             reason=pl.when(pl.col("check") == "not_nullable").then(pl.lit("is empty")).otherwise(pl.col("check")),
         )
 
-    def _rejected(self, frame: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
-        """Return one row per rejected row, with its problems in the order of the columns."""
+    def _first(self, problems: pl.DataFrame) -> pl.DataFrame:
+        """Return the first problem of each bad cell, in the order of rows and columns."""
         position = {header: place for place, header in enumerate(self._dataset.columns)}
         first = (
             problems.with_columns(position=pl.col("column").replace_strict(position, default=-1, return_dtype=pl.Int32))
@@ -129,36 +149,51 @@ class Validator:
             .unique(["index", "position"], keep="first", maintain_order=True)
         )
         # If the row as a whole is wrong, its cells cannot be attributed to columns.
-        first = first.filter((pl.col("position") == -1) | (pl.col("position").min().over("index") >= 0))
+        return first.filter((pl.col("position") == -1) | (pl.col("position").min().over("index") >= 0))
+
+    def _rejected(self, frame: pl.DataFrame, first: pl.DataFrame) -> pl.DataFrame:
+        """Return one row per rejected row."""
         by_row = first.group_by("index", maintain_order=True).agg(
-            column_name=pl.col("column").first(),
+            column=pl.col("column").first(),
             reason=pl.format("{} {}", pl.col("column").fill_null("the row"), pl.col("reason")).str.join("; "),
         )
+        return self._problems(frame, by_row)
+
+    def _problems(self, frame: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+        """Return the number, the column's name, the value and the reason of rows or cells that were found."""
         cells = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int32))
         value = pl.coalesce(
-            pl.when(pl.col("column_name") == header).then(
+            pl.when(pl.col("column") == header).then(
                 pl.coalesce(name for name in (shown_column(header), header) if name in frame.columns)
             )
             for header in self._dataset.columns
         )
         shown = pl.when(value.str.len_chars() > _SHOWN_CHARACTERS).then(value.str.head(_SHOWN_CHARACTERS) + "…")
-        return by_row.join(cells, on="index", maintain_order="left").select(
-            ROW_NUMBER,
-            "column_name",
-            value=shown.otherwise(value).str.replace_all("\0", "\N{REPLACEMENT CHARACTER}", literal=True),
-            reason="reason",
+        return (
+            found.select("index", "column", found_reason="reason")
+            .join(cells, on="index", maintain_order="left")
+            .select(
+                ROW_NUMBER,
+                column_name="column",
+                value=shown.otherwise(value).str.replace_all("\0", "\N{REPLACEMENT CHARACTER}", literal=True),
+                reason="found_reason",
+            )
         )
+
+
+def _stored(field: Reference, connection: Connection) -> Sequence[NamedId]:
+    rows = connection.execute(select(field.model.name_key, field.model.name, field.model.id))
+    return [NamedId(*row) for row in rows]
 
 
 class _Names:
     """The names and ids of the records in a referenced table."""
 
-    def __init__(self, field: Reference, connection: Connection) -> None:
+    def __init__(self, field: Reference, names: Sequence[NamedId]) -> None:
         self._table = field.model.__tablename__
-        rows = connection.execute(select(field.model.name_key, field.model.name, field.model.id)).all()
-        self._spellings: Mapping[str, str] = {key: name for key, name, _ in rows}
+        self._spellings: Mapping[str, str] = {each.key: each.name for each in names}
         self._ids = pl.DataFrame(
-            {"key": [row.name_key for row in rows], "id": [row.id for row in rows]},
+            {"key": [each.key for each in names], "id": [each.id for each in names]},
             schema={"key": pl.String, "id": pl.Int32},
         )
         self._suggestions: dict[str, str] = {}
