@@ -6,9 +6,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-from datetime import timedelta
+from datetime import UTC, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from uuid import UUID, uuid4
 import pytest
 from biocirv_worker import times
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
@@ -26,11 +29,21 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
-from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.states import Cancelling, Crashed
+from prefect.types import DateTime
 
 from tests.integration.worker_application.notes import read_notes
-from tests.integration.worker_program import APPLICATION, HASTY, WorkerProgram, children, command, is_alive
+from tests.integration.worker_program import (
+    APPLICATION,
+    HASTY,
+    LIBRARIES,
+    LIBRARY,
+    WorkerProgram,
+    children,
+    command,
+    is_alive,
+)
 from tests.limits import limit as limited
 from tests.limits import wait_until
 
@@ -48,18 +61,27 @@ class Pool:
         self.name = name
         self.worker = worker
 
-    def deploy(self, entrypoint: str, **job_variables: object) -> UUID:
-        """Register a new deployment."""
+    def deploy(
+        self,
+        entrypoint: str,
+        *,
+        directory: Path = APPLICATION,
+        schema: dict[str, Any] | None = None,
+        **variables: object,
+    ) -> UUID:
+        """Register a new deployment; ``variables`` are its job variables."""
         name = entrypoint.partition(":")[2]
         return self._client.create_deployment(
             self._client.create_flow_from_name(name),
             f"{name}-{uuid4()}",
             entrypoint=entrypoint,
             pull_steps=[
-                {"prefect.deployments.steps.set_working_directory": {"directory": str(APPLICATION)}},
+                {"prefect.deployments.steps.set_working_directory": {"directory": str(directory)}},
             ],
             work_pool_name=self.name,
-            job_variables=job_variables,
+            job_variables=variables,
+            parameter_openapi_schema=schema,
+            enforce_parameter_schema=bool(schema),
         )
 
     def start(
@@ -69,9 +91,9 @@ class Pool:
         *,
         key: str = "",
         environment: dict[str, str] | None = None,
-        **variables: object,
+        **variables: Any,  # noqa: ANN401 - of several types
     ) -> UUID:
-        """Create a run of a new deployment; ``variables`` are the deployment's, ``environment`` the run's."""
+        """Create a run of a new deployment; ``variables`` are those of ``deploy``, ``environment`` is the run's."""
         return self._client.create_flow_run_from_deployment(
             self.deploy(entrypoint, **variables),
             parameters={"notes": str(notes)},
@@ -225,14 +247,12 @@ def test_a_fork_begins_with_one_thread(two_reports: list[Note]) -> None:
 
 
 def test_a_fork_begins_without_connections(two_reports: list[Note]) -> None:
-    """It has no sockets or HTTP clients, only multiprocessing's pipes to its parent and the worker."""
+    """It has no sockets or HTTP clients."""
     for report in two_reports:
         before, later = report["at_start"], report["now"]
         assert before["clients"] == []
         assert later["clients"] != []
-        assert set(before["descriptors"]) <= {"pipe"}
-        # multiprocessing gives each child a pipe to its parent, the fork server and the resource tracker.
-        assert len(before["descriptors"]) <= 3
+        assert before["descriptors"] == []
         assert {"socket", "anon_inode"} <= set(later["descriptors"])
 
 
@@ -254,15 +274,15 @@ def test_the_kernel_ends_a_fork_before_the_worker(plain: Pool, two_reports: list
 def test_forks_are_of_one_process_with_one_thread(plain: Pool, two_reports: list[Note]) -> None:
     """Forks come from a single-threaded child of the worker, as a fork of the worker could inherit held locks."""
     for report in two_reports:
-        assert report["parent"]["pid"] == plain.worker.fork_server()
-        assert "multiprocessing.forkserver" in " ".join(report["parent"]["command"])
-        assert report["parent"]["threads"] == 1
+        assert report["launcher"]["pid"] == plain.worker.launcher()
+        assert "biocirv_worker.launcher" in " ".join(report["launcher"]["command"])
+        assert report["launcher"]["threads"] == 1
 
 
-def test_forks_find_prefect_and_the_application_imported(two_reports: list[Note]) -> None:
+def test_forks_share_prefect_and_libraries(two_reports: list[Note]) -> None:
     for report in two_reports:
         assert report["at_start"]["prefect.flow_engine"] is True
-        assert report["at_start"]["imported by"] == report["parent"]["pid"]
+        assert report["at_start"]["imported by"] == report["launcher"]["pid"]
     assert len({report["at_start"]["token"] for report in two_reports}) == 1
 
 
@@ -294,19 +314,192 @@ def test_a_library_that_starts_a_thread_is_left_to_the_flow_runs(plain: Pool, tm
 
     assert plain.wait_for_end(run).name == "Completed"
     note = plain.note(tmp_path, "with a thread")
-    assert note["ppid"] == plain.worker.fork_server()
     assert note["imported_by"] == note["pid"]
     assert "of a library" in note["alive"]
 
 
 def test_an_application_that_cannot_be_imported_ends_its_flow_run_alone(plain: Pool, tmp_path: Path) -> None:
-    """The journal gives the reason. The worker, which also tried to import it, continues."""
+    """The journal gives the reason. The worker, which does not import it, continues."""
     run = plain.start("broken.py:broken", tmp_path)
 
     state = plain.wait_for_end(run)
     assert state.name in ("Failed", "Crashed")
     assert "This application is broken on purpose" in plain.worker.log
     assert plain.wait_for_end(plain.start("flows.py:report", tmp_path)).name == "Completed"
+
+
+COMMON = """
+import os
+import random
+import sqlite3
+from pathlib import Path
+from uuid import uuid4
+
+import early
+
+WHO = {who!r}
+TOKEN = str(uuid4())
+NUMBERS = [random.Random().random(), random.random()]
+LINES = Path(__file__).with_name("lines").open()
+DATABASE = sqlite3.connect(":memory:", check_same_thread=False)
+with Path(__file__).with_name("imported").open("a") as imported:
+    imported.write(f"{{os.getpid()}} ")
+"""
+FRESH = """
+import multiprocessing
+import sys
+import tempfile
+import time
+
+import common
+from notes import note
+from prefect import flow
+
+
+@flow
+def fresh(notes: str) -> None:
+    common.DATABASE.execute("CREATE TABLE once (id int)")
+    multiprocessing.set_start_method("spawn")
+    note(
+        notes,
+        "fresh",
+        who=common.WHO,
+        token=common.TOKEN,
+        numbers=common.NUMBERS,
+        line=common.LINES.readline(),
+        library=common.early.IMPORTED_BY,
+        main=multiprocessing.current_process().name,
+        parent=str(multiprocessing.parent_process()),
+        zone=time.tzname[0],
+        temporary=tempfile.gettempdir(),
+        path=sys.path,
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def projects(
+    client: SyncPrefectClient, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Pool, list[Path]]]:
+    """Return a pool of two projects with modules of the same names, the first of which is the worker's application.
+
+    The application also has a module that waits when it is imported.
+    """
+    directories = []
+    for who in ("first", "second"):
+        directory = tmp_path_factory.mktemp(who)
+        directories.append(directory)
+        (directory / "common.py").write_text(COMMON.format(who=who), encoding="utf-8")
+        (directory / "fresh.py").write_text(FRESH, encoding="utf-8")
+        (directory / "waits.py").write_text("import time\n\ntime.sleep(3600)\n", encoding="utf-8")
+        (directory / "notes.py").symlink_to(APPLICATION / "notes.py")
+        (directory / "lines").write_text("first line\nsecond line\n", encoding="utf-8")
+        (directory / "prefect.yaml").write_text(
+            "deployments: [{entrypoint: 'fresh.py:fresh'}, {entrypoint: 'waits.py:waits'}]", encoding="utf-8"
+        )
+    environment = {"APP_DIRECTORY": str(directories[0])}
+    with ExitStack() as stack:
+        programs = Programs(client, prefect_server, tmp_path_factory.mktemp("workers"), stack)
+        yield programs.pool(programs.start("projects", environment=environment)), directories
+
+
+def test_for_the_application_a_fork_is_a_fresh_process(projects: tuple[Pool, list[Path]], tmp_path: Path) -> None:
+    """Each flow run imports the application once, from its own project, and no other process does."""
+    pool, directories = projects
+    runs, notes = [], []
+    for number, directory in enumerate([directories[0], *directories]):
+        (place := tmp_path / str(number)).mkdir()
+        runs.append(pool.start("fresh.py:fresh", place, directory=directory))
+        assert pool.wait_for_end(runs[-1]).name == "Completed"
+        notes.append(pool.note(place, "fresh"))
+
+    assert [note["who"] for note in notes] == ["first", "first", "second"]
+    assert len({note["token"] for note in notes}) == 3
+    assert len({number for note in notes for number in note["numbers"]}) == 6
+    for note in notes:
+        assert (note["line"], note["main"], note["parent"]) == ("first line\n", "MainProcess", "None")
+        # A library is shared.
+        assert note["library"] == pool.worker.launcher()
+    for directory, expected in zip(directories, ([0, 1], [2]), strict=True):
+        pids = (directory / "imported").read_text(encoding="utf-8").split()
+        assert pids == [str(notes[number]["pid"]) for number in expected]
+
+
+def test_variables_of_a_deployment_are_there_from_the_beginning(
+    projects: tuple[Pool, list[Path]], tmp_path: Path
+) -> None:
+    """Python and libraries read them when they start, so that such a flow run is no fork."""
+    pool, (first, _) = projects
+    run = pool.start(
+        "fresh.py:fresh",
+        tmp_path,
+        directory=first,
+        env={"TZ": "Asia/Tokyo", "TMPDIR": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{LIBRARY}:{LIBRARIES}"},
+    )
+
+    assert pool.wait_for_end(run).name == "Completed"
+    note = pool.note(tmp_path, "fresh")
+    assert (note["zone"], note["temporary"]) == ("JST", str(tmp_path))
+    assert str(tmp_path) in note["path"]
+    assert note["library"] == note["pid"]
+
+
+# What belongs to a flow run ends with it.
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process's children, and their children."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def test_processes_of_a_cancelled_flow_run_end_with_it(hasty: Pool, client: SyncPrefectClient, tmp_path: Path) -> None:
+    run = hasty.start("flows.py:leaves_children", tmp_path)
+    note = hasty.note(tmp_path, "leaves children")
+    keeper = note["ppid"]
+    # Two shells and their children, and the one whose shell has ended, which the keeper adopts.
+    processes = hasty.worker.wait_until(
+        lambda: found if len(found := [pid for pid in descendants(keeper) if "sleep" in command(pid)]) >= 4 else [],
+        "its processes",
+    )
+
+    client.set_flow_run_state(run, Cancelling())
+
+    assert hasty.wait_for_end(run).name == "Cancelled"
+    hasty.worker.wait_until(lambda: not is_alive(keeper), "the end of its keeper")
+    assert not [pid for pid in processes if is_alive(pid)]
+
+
+@pytest.mark.thorough
+def test_processes_of_a_killed_flow_run_end_with_it(hasty: Pool, tmp_path: Path) -> None:
+    """Also if its keeper is killed before: what is left must not run beside the successor."""
+    run = hasty.start("flows.py:leaves_children", tmp_path)
+    note = hasty.note(tmp_path, "leaves children")
+    os.kill(note["pid"], signal.SIGKILL)
+    assert hasty.wait_for_end(run).name == "Crashed"
+    hasty.worker.wait_until(lambda: not is_alive(note["ppid"]), "the end of its keeper")
+    assert not [pid for pid in note["shells"] if is_alive(pid)]
+
+    (another := tmp_path / "another").mkdir()
+    run = hasty.start("flows.py:waits", another)
+    note = hasty.note(another, "waits")
+    os.kill(note["ppid"], signal.SIGKILL)
+    hasty.worker.wait_until(lambda: not is_alive(note["pid"]), "the end of its process")
+    assert hasty.wait_for_end(run).name == "Crashed"
+
+
+@pytest.mark.thorough
+def test_a_thread_does_not_hold_a_slot_for_ever(programs: Programs, tmp_path: Path) -> None:
+    """The flow run keeps its state, and is not run again."""
+    pool = programs.pool(programs.start("lingers", seconds={**HASTY, "worker._LINGER_SECONDS": limited(3.0)}))
+    run = pool.start("flows.py:lingers", tmp_path)
+    process = pool.note(tmp_path, "lingers")["pid"]
+
+    assert pool.wait_for_end(run).name == "Completed"
+    pool.worker.wait_until(lambda: not is_alive(process), "the end of its process")
+    pool.worker.wait_for_status("^Polls lingers: 0 of 8 flow runs$")
+    assert "It was Completed, and its process still ran" in pool.worker.log
+    assert pool.read(run)[1].name == "Completed"
+    assert len(pool.runs_of_deployment(run)) == 1
 
 
 # Flow runs that cannot run in a fork.
@@ -320,13 +513,13 @@ def test_what_prefect_reads_when_it_is_imported_gets_a_fresh_process(plain: Pool
         directory.mkdir()
     runs = [
         plain.start("flows.py:report", setting, env={"PREFECT_LOGGING_LEVEL": "WARNING"}),
-        plain.start("flows.py:report", command_, command=f"{sys.executable} -I -m prefect.engine"),
+        plain.start("flows.py:report", command_, command=f"{sys.executable} -m prefect.engine"),
     ]
 
     assert [plain.wait_for_end(run).name for run in runs] == ["Completed"] * 2
     reports = [plain.note(directory, "report") for directory in (setting, command_)]
     for report in reports:
-        assert report["parent"]["pid"] == plain.worker.process.pid
+        assert report["launcher"]["pid"] == plain.worker.launcher()
         assert report["at_start"] == {}
     assert [report["level"] for report in reports] == ["WARNING", None]
 
@@ -339,7 +532,7 @@ def test_a_worker_without_forks_runs_flow_runs(programs: Programs, tmp_path: Pat
 
     assert pool.wait_for_end(run).name == "Completed"
     report = pool.note(tmp_path, "report")
-    assert report["parent"]["pid"] == pool.worker.process.pid
+    assert report["launcher"]["pid"] == pool.worker.process.pid
     assert int(report["oom_score_adj"]) > _oom_score_adj(pool.worker)
     assert not [pid for pid in children(pool.worker.process.pid) if "forkserver" in command(pid)]
 
@@ -347,7 +540,7 @@ def test_a_worker_without_forks_runs_flow_runs(programs: Programs, tmp_path: Pat
 @pytest.mark.thorough
 def test_flow_runs_start_after_the_process_that_forks_was_killed(programs: Programs, tmp_path: Path) -> None:
     pool = programs.pool(programs.start("killed-forks"))
-    before = pool.worker.fork_server()
+    before = pool.worker.launcher()
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: not is_alive(before), "the process that forks ends")
 
@@ -541,12 +734,17 @@ def test_the_flow_runs_of_a_lost_worker_are_run_again(
 
 
 REFUSAL = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+NO_WEBSOCKETS = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
 class Line:
-    """A TCP proxy to the API that can drop all traffic, or refuse every request with 401."""
+    """A TCP proxy to the API that can drop all traffic, refuse every request with 401, or refuse websockets.
 
-    def __init__(self, api_url: str) -> None:
+    ``ahead`` is added to the dates of answers, in seconds, as if the server's clock were ahead of the worker's.
+    """
+
+    def __init__(self, api_url: str, *, websockets: bool = True, ahead: int = 0) -> None:
+        self._websockets, self._ahead = websockets, timedelta(seconds=ahead)
         address = urlsplit(api_url)
         self._server = (str(address.hostname), int(address.port or 80))
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -578,6 +776,9 @@ class Line:
                     ends[0].settimeout(0.2)
                     threading.Thread(target=self._carry, args=ends, daemon=True).start()
 
+    def _shift(self, date: re.Match[bytes]) -> bytes:
+        return format_datetime(parsedate_to_datetime(date[0].decode()) + self._ahead, usegmt=True).encode()
+
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while not self._over.is_set():
@@ -588,6 +789,11 @@ class Line:
                         self.refused += 1
                         source.sendall(REFUSAL)
                         break
+                    if not self._websockets and re.search(rb"(?i)\r\nupgrade: websocket\r\n", data):
+                        source.sendall(NO_WEBSOCKETS)
+                        break
+                    if self._ahead:
+                        data = re.sub(rb"(?i)(?<=\r\ndate: )[^\r]+", self._shift, data, count=1)
                     # Connections stay open but deliver nothing, as behind a firewall that drops packets.
                     while self.cut.is_set() and not self._over.is_set():
                         self._over.wait(0.05)
@@ -641,6 +847,85 @@ def test_a_worker_that_is_refused_goes_on_asking(programs: Programs, prefect_ser
         (tmp_path / "go").touch()
         assert pool.wait_for_end(running).name == "Completed"
         assert pool.worker.process.poll() is None
+
+
+@pytest.mark.thorough
+def test_a_proxy_that_refuses_websockets_ends_no_flow_run(
+    programs: Programs, prefect_server: str, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """Flow runs complete, and their records come by requests."""
+    with Line(prefect_server, websockets=False) as line:
+        pool = programs.pool(programs.start("no-websockets", api_url=line.url, seconds=HASTY))
+        run = pool.start("flows.py:child", tmp_path)
+        assert pool.note(tmp_path, "part")
+        (tmp_path / "go").touch()
+        assert pool.wait_for_end(run).name == "Completed"
+
+        def records() -> list[str | None]:
+            of_it = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run]))
+            return [record.state_name for record in client.read_task_runs(task_run_filter=of_it)]
+
+        pool.worker.wait_until(lambda: records() == ["Completed"], "it is recorded")
+        pool.worker.wait_until(lambda: not list(tmp_path.rglob("outbox/*.jsonl")), "the outbox is empty")
+        assert pool.worker.process.poll() is None
+
+
+def test_heartbeats_of_a_host_whose_clock_is_slow_bear_the_server_s_time(
+    programs: Programs, prefect_server: str, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """The worker says how slow it is, in its log and its status."""
+    with Line(prefect_server, ahead=180) as line:
+        pool = programs.pool(programs.start("slow-clock", api_url=line.url, environment=HEARTBEATS))
+        pool.worker.wait_for_status(r"^Polls slow-clock: 0 of 8 flow runs; this host's clock is 1(79|8\d) s slow$")
+        assert pool.worker.log.count("The clock of this host is 1") == 1
+        run = pool.start("flows.py:waits", tmp_path)
+        pool.note(tmp_path, "waits")
+        heartbeats = EventFilter(
+            event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
+            resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),
+            occurred=EventOccurredFilter(until=DateTime.now(UTC) + timedelta(days=1)),
+        )
+        event, *_ = pool.worker.wait_until(lambda: client.read_events(heartbeats, limit=10).events, "a heartbeat")
+        sent = time.time()
+        (tmp_path / "go").touch()
+        assert pool.wait_for_end(run).name == "Completed"
+        assert event.occurred.timestamp() - sent == pytest.approx(180, abs=limited(10))
+
+
+def test_what_concerns_one_run_or_one_file_does_not_end_the_worker(
+    programs: Programs, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """A successor that the server refuses, variables that are none, and files that are not the worker's."""
+    directory = tmp_path / "worker-of-faults"
+    (outbox := directory / "home/outbox").mkdir(parents=True)
+    (runtime := directory / "runtime").mkdir()
+    (outbox / "half.jsonl").write_text('{"event": "prefect.ta\n', encoding="utf-8")
+    (outbox / "object.jsonl").write_text("{}\n", encoding="utf-8")
+    os.mkfifo(outbox / "fifo.jsonl")
+    (runtime / "worker-x").touch()
+    os.mkfifo(runtime / "worker-99999999")
+    pool = programs.pool(programs.start("faults", seconds=HASTY))
+    schema: dict[str, Any] = {"type": "object", "properties": {"notes": {"type": "string"}}}
+    run = pool.start("flows.py:waits", tmp_path, schema=schema)
+    process = pool.note(tmp_path, "waits")["pid"]
+    strange = pool.start("flows.py:waits", tmp_path, env=["A=1"])
+    other = pool.start("flows.py:report", tmp_path)
+
+    new = DeploymentUpdate(parameter_openapi_schema={**schema, "required": ["another"]}, enforce_parameter_schema=True)
+    client.update_deployment(pool.read(run)[0].deployment_id, new)  # type: ignore[arg-type] # it has one
+    os.kill(process, signal.SIGKILL)
+
+    said = f"({run}) crashed, and cannot be run again: PrefectHTTPStatusError: Client error '409 Conflict'"
+    pool.worker.wait_until(partial(_says, pool.worker, said), said)
+    assert pool.wait_for_end(strange).name == "Crashed"
+    assert pool.wait_for_end(other).name == "Completed"
+    aside = {"half.jsonl", "object.jsonl", "fifo.jsonl"}
+    wait_until(lambda: {path.name for path in outbox.glob("aside/*")} == aside, "bad files are moved aside")
+    # Several passes later it goes on, and has said so only once.
+    assert pool.wait_for_end(pool.start("flows.py:report", tmp_path)).name == "Completed"
+    for text in (said, *aside, "worker-x is of no worker", "worker-99999999 is of no worker"):
+        assert pool.worker.log.count(f"{text}:" if text in aside else text) == 1, text
+    assert pool.worker.process.poll() is None
 
 
 # Drain, takeover and exit of the worker.
@@ -718,7 +1003,7 @@ def test_a_reload_puts_another_worker_in_its_place(programs: Programs, tmp_path:
     assert "No such file or directory: '/nowhere/worker-" in old.log
     assert old.main_pids == []
     assert pool.wait_for_end(pool.start("flows.py:report", tmp_path)).name == "Completed"
-    assert pool.note(tmp_path, "report")["parent"]["pid"] == old.fork_server()
+    assert pool.note(tmp_path, "report")["parent"]["pid"] == old.launcher()
 
     assert old.replace() == 0
     (new,) = old.main_pids
@@ -728,7 +1013,7 @@ def test_a_reload_puts_another_worker_in_its_place(programs: Programs, tmp_path:
     after.mkdir()
     runs = [pool.start("flows.py:report", after) for _ in range(3)]
     assert [pool.wait_for_end(run).name for run in runs] == ["Completed"] * 3
-    (server,) = {note["parent"]["pid"] for note in pool.notes(after, "report", 3)}
+    (server,) = {note["launcher"]["pid"] for note in pool.notes(after, "report", 3)}
     assert server in children(new)
     assert old.process.poll() is None
 

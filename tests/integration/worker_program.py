@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 APPLICATION = Path(__file__).parent / "worker_application"
 LIBRARY = Path(__file__).parents[2] / "worker/src"
+LIBRARIES = Path(__file__).parent / "worker_libraries"
 
 # Shorter times for the same program, as short as this machine allows.
 HASTY = {
@@ -76,7 +77,7 @@ class WorkerProgram:
             "PREFECT_HOME": str(directory / "home"),
             "PREFECT_LOGGING_COLORS": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "PYTHONPATH": str(LIBRARY),
+            "PYTHONPATH": f"{LIBRARY}:{LIBRARIES}",
             "RUNTIME_DIRECTORY": str(directory / "runtime"),
             **(environment or {}),
         }
@@ -149,9 +150,9 @@ class WorkerProgram:
         self.wait_until(lambda: self.process.poll() is not None, "the worker exits")
         return self.process.wait()
 
-    def fork_server(self) -> int:
+    def launcher(self) -> int:
         """Return the process that forks."""
-        found = [pid for pid in children(self.process.pid) if "multiprocessing.forkserver" in command(pid)]
+        found = [pid for pid in children(self.process.pid) if "biocirv_worker.launcher" in command(pid)]
         (server,) = found
         return server
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import anyio
 import httpx
 import pytest
-from biocirv_worker import crashes, worker
+from biocirv_worker import crashes, engine, worker
 from biocirv_worker.systemd import Peers
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Running
@@ -34,6 +34,10 @@ class Client:
             raise httpx.ConnectError("Nobody is there")
         return []
 
+    async def hello(self) -> httpx.Response:
+        """Return an answer without a date."""
+        return httpx.Response(httpx.codes.OK)
+
 
 @pytest.mark.parametrize(("answers", "ended"), [(True, ""), (False, "no contact to the API")])
 def test_a_long_look_at_crashes_is_no_loss_of_contact(
@@ -54,7 +58,7 @@ def test_a_long_look_at_crashes_is_no_loss_of_contact(
     monkeypatch.setattr(crashes.Crashes, "reconcile", reconcile)
     monkeypatch.setattr(worker, "CONTACT_SECONDS", CONTACT_SECONDS)
     monkeypatch.setattr(worker, "_FENCE_SECONDS", CONTACT_SECONDS / 10)
-    subject = worker.Worker(forks=False, crash_retries=1, pool="pool", name="worker")
+    subject = worker.Worker(launcher=engine.Launcher(forks=False), crash_retries=1, pool="pool", name="worker")
     attempt = worker._Attempt(anyio.TASK_STATUS_IGNORED)
     subject._attempts[uuid4()] = attempt
 
@@ -83,7 +87,7 @@ def test_a_flow_run_that_says_itself_why_it_crashed_goes_on_saying_so(
 ) -> None:
     """The state message is kept even if the process still exists and is terminated."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    subject = worker.Worker(forks=False, crash_retries=1, pool="pool", name="worker")
+    subject = worker.Worker(launcher=engine.Launcher(forks=False), crash_retries=1, pool="pool", name="worker")
     crashed = FlowRun(flow_id=uuid4(), state=Crashed(message="Out of room"))
     runs = FlowRun(flow_id=uuid4(), state=Running())
     for run in (crashed, runs):

@@ -18,6 +18,7 @@ class Server:
         self.again: list[UUID] = []
         self.ended: list[UUID] = []
         self.refused = [self.runs[1].id]
+        self.error: Exception = TimeoutError()
         monkeypatch.setattr(crashes, "_run_again", self._run_again)
         monkeypatch.setattr(crashes, "_end_children", self._end_children)
 
@@ -29,7 +30,7 @@ class Server:
     async def _run_again(self, _client: object, run: FlowRun, _retries: int) -> None:
         if run.id in self.refused:
             self.refused.clear()
-            raise TimeoutError
+            raise self.error
         self.again.append(run.id)
 
     async def _end_children(self, _client: object, run: FlowRun) -> None:
@@ -51,6 +52,19 @@ def test_what_failed_on_the_way_is_done_the_next_time(monkeypatch: pytest.Monkey
     for _ in range(2):
         look(seen, server)
     assert server.again == [run.id for run in server.runs]
+
+
+def test_a_run_that_cannot_be_run_again_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason is logged once, and the server is not asked again."""
+    server = Server(monkeypatch)
+    server.error = RuntimeError("The parameters do not fit")
+    seen = crashes.Crashes("worker", "pool", 1)
+    for _ in range(3):
+        look(seen, server)
+    assert server.again == [server.runs[0].id, server.runs[2].id]
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["The parameters do not fit"]
 
 
 def test_a_run_that_completes_after_it_was_considered_crashed_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,20 +3,22 @@
 import ast
 import graphlib
 import inspect
-import multiprocessing
 import os
+import select
 import signal
-import time
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
 import biocirv_worker
 import pytest
-from biocirv_worker import outbox
-from biocirv_worker.internals import forks, polling
+from biocirv_worker import engine, outbox
+from biocirv_worker.internals import forks, metrics, polling
 from biocirv_worker.worker import Worker
+from prefect import context
 from prefect.events import Event, Resource
 from prefect.events.worker import EventsWorker
 from prefect.runner._control_channel import ControlChannel
@@ -28,7 +30,14 @@ from prefect.runner._flow_run_executor import (
 )
 from prefect.runner._hook_runner import FlowRunHookRunner, HookRunner
 from prefect.runner._process_manager import ProcessHandle
-from prefect.settings import PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_CLIENT_METRICS_ENABLED,
+    PREFECT_CLIENT_METRICS_PORT,
+    PREFECT_HOME,
+    temporary_settings,
+)
+from prefect.utilities import services
+from prefect.workers import base
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
 
@@ -99,7 +108,7 @@ def test_it_finds_what_it_calls_on_the_worker_s_side(protocol: type) -> None:
     assert wanted
     for name in wanted:
         theirs = inspect.signature(getattr(protocol, name)).parameters
-        ours = inspect.signature(getattr(forks._Forks, name)).parameters
+        ours = inspect.signature(getattr(forks._Starter, name)).parameters
         assert list(ours) == list(theirs)
 
 
@@ -107,16 +116,37 @@ def test_how_a_process_ended_is_in_the_result() -> None:
     assert "status_code" in FlowRunExecutionResult.__dataclass_fields__
 
 
-def test_a_fork_of_multiprocessing_is_a_process_that_prefect_can_end() -> None:
-    process = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(GIVE_UP_SECONDS,))
-    process.start()
+def test_a_process_of_the_launcher_is_one_that_prefect_can_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    launcher = engine.Launcher(forks=False)
+    process = launcher.start(dict(os.environ), "/", command=["sleep", str(GIVE_UP_SECONDS)])
     handle = ProcessHandle(process)  # type: ignore[arg-type] # as in internals/forks.py
 
     assert (handle.pid, handle.returncode, handle.is_alive()) == (process.pid, None, True)
     handle.hard_kill()
-    process.join(GIVE_UP_SECONDS)
+    assert select.select([process], [], [], GIVE_UP_SECONDS)[0]
+    process.read_status()
 
     assert (handle.returncode, handle.is_alive()) == (-signal.SIGKILL, False)
+    process.close()
+
+
+@pytest.mark.parametrize("module", [context, base])
+def test_a_port_for_metrics_that_is_taken_ends_no_process(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's function of that name raises what is raised where a port is taken."""
+    monkeypatch.setattr(module, "start_client_metrics_server", module.start_client_metrics_server)
+    metrics.tolerate_a_taken_port(module)
+    with (
+        socket.create_server(("", 0)) as taken,
+        temporary_settings({PREFECT_CLIENT_METRICS_ENABLED: True, PREFECT_CLIENT_METRICS_PORT: taken.getsockname()[1]}),
+    ):
+        with pytest.raises(OSError, match="in use"):
+            services.start_client_metrics_server()
+        module.start_client_metrics_server()
+
+
+def test_the_worker_sets_how_far_prefect_looks_ahead() -> None:
+    assert "self._prefetch_seconds" in inspect.getsource(BaseWorker._get_scheduled_flow_runs)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +155,8 @@ def test_a_fork_of_multiprocessing_is_a_process_that_prefect_can_end() -> None:
         ("get_and_submit_flow_runs", BaseWorker.start),
         ("sync_with_backend", BaseWorker._sync_and_initialize),
         ("_get_scheduled_flow_runs", BaseWorker.get_and_submit_flow_runs),
+        ("_submit_run", BaseWorker._submit_scheduled_flow_runs),
+        ("_cancel_run", BaseWorker._setup_cancellation_observer),
         ("run", BaseWorker._submit_run_and_capture_errors),
     ],
 )
@@ -160,7 +192,7 @@ def test_events_of_task_runs_are_kept_with_their_flow_run(monkeypatch: pytest.Mo
     (file,) = (tmp_path / "outbox").iterdir()
     assert file.name == f"{flow_run}-{os.getpid()}.jsonl"
     with file.open("rb") as lines:
-        assert list(outbox._events(lines)) == [kept]
+        assert outbox._read(lines) == ([kept], "")
 
 
 def test_events_are_not_kept_where_that_is_switched_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -178,10 +210,12 @@ def test_events_are_not_kept_where_that_is_switched_off(monkeypatch: pytest.Monk
 
 
 def test_half_a_line_of_a_killed_process_is_passed_over(tmp_path: Path) -> None:
-    event = Event(event="prefect.task-run.Running", resource=Resource({"prefect.resource.id": "prefect.task-run.x"}))
+    event = Event(
+        event="prefect.task-run.Running", resource=Resource({"prefect.resource.id": f"prefect.task-run.{uuid4()}"})
+    )
     whole = event.model_dump_json().encode()
     path = tmp_path / "events"
     path.write_bytes(whole + b"\n" + whole[:100])
 
     with path.open("rb") as lines:
-        assert list(outbox._events(lines)) == [event]
+        assert outbox._read(lines) == ([event], "")

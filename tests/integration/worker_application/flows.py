@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import inspection  # type: ignore[import-not-found] # beside this file, see prefect.yaml
-from notes import note  # type: ignore[import-not-found]
+import early  # type: ignore[import-not-found] # see worker_libraries
+from notes import note  # type: ignore[import-not-found] # beside this file, see prefect.yaml
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State
@@ -43,9 +45,9 @@ def report(notes: str) -> None:
     note(
         notes,
         "report",
-        at_start=inspection.at_start,
-        now=inspection.look(),
-        parent=inspection.parent(),
+        at_start=early.at_start,
+        now=early.look(),
+        launcher=early.launcher(),
         level=os.environ.get("PREFECT_LOGGING_LEVEL"),
         oom_score_adj=Path("/proc/self/oom_score_adj").read_text(encoding="ascii"),
     )
@@ -64,6 +66,22 @@ def ignores_sigterm(notes: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note(notes, "ignores")
     _wait(notes)
+
+
+@flow
+def leaves_children(notes: str) -> None:
+    """Start processes: one in a session of its own, one whose parent has ended, and one that ignores SIGTERM."""
+    commands = ["setsid sleep 3600 & sleep 3600", "setsid sleep 3600 &", "trap '' TERM; sleep 3600"]
+    shells = [subprocess.Popen(["sh", "-c", command]).pid for command in commands]
+    note(notes, "leaves children", shells=shells)
+    _wait(notes)
+
+
+@flow
+def lingers(notes: str) -> None:
+    """Leave a thread that is no daemon."""
+    threading.Thread(target=threading.Event().wait).start()
+    note(notes, "lingers")
 
 
 @task(cache_policy=NO_CACHE)

@@ -2,7 +2,7 @@
 
 import threading
 
-import threads  # type: ignore[import-not-found] # beside this file, see prefect.yaml
+import threads  # type: ignore[import-not-found] # see worker_libraries
 from notes import note  # type: ignore[import-not-found]
 from prefect import flow
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import signal
@@ -103,19 +104,14 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
 
     from biocirv_worker import engine
     from biocirv_worker.systemd import Peers
-    from biocirv_worker.worker import Worker, logger
+    from biocirv_worker.worker import Worker
 
-    forks = options.forks
-    if forks:
-        try:
-            await anyio.to_thread.run_sync(engine.prepare)
-        except engine.UnsafeError as error:
-            forks = False
-            logger.warning("Flow runs start in processes of their own, which takes longer: %s", error)
+    launcher = engine.Launcher(forks=options.forks)
+    await anyio.to_thread.run_sync(launcher.prepare)
     # systemd's RuntimeDirectory=; without it there is no worker to take over from.
     peers = Peers(Path(os.environ.get("RUNTIME_DIRECTORY") or tempfile.mkdtemp(prefix="biocirv-worker-")))
     worker = Worker(
-        forks=forks,
+        launcher=launcher,
         crash_retries=options.crash_retries,
         pool=options.pool,
         name=options.name,
@@ -167,7 +163,8 @@ class _Service:
                 self._drain(self._options.shutdown_timeout if shutdown else self._options.drain_timeout)
                 if not self._replaced:
                     for pid in self._peers.others():
-                        os.kill(pid, number)
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, number)
 
     def _drain(self, limit: int) -> None:
         self._worker.draining = True
@@ -186,9 +183,11 @@ class _Service:
         """Return when this worker drains and neither it nor its predecessors have flow runs left."""
         import anyio
 
+        from biocirv_worker.asides import Asides
         from biocirv_worker.systemd import notify
 
         ending, sent, due = False, "", 0.0
+        asides = Asides(api=False)
         async with anyio.create_task_group() as group:
             while True:
                 runs = self._worker.runs
@@ -196,8 +195,9 @@ class _Service:
                 others = self._peers.others()
                 status = self._status(runs, sum(others.values()))
                 if not self._replaced and (status != sent or time.monotonic() > due):
-                    notify("READY=1", "WATCHDOG=1", f"STATUS={status}")
-                    sent, due = status, time.monotonic() + _WATCHDOG_SECONDS
+                    with asides.each("systemd", "systemd is not told the worker's status"):
+                        notify("READY=1", "WATCHDOG=1", f"STATUS={status}")
+                        sent, due = status, time.monotonic() + _WATCHDOG_SECONDS
                 if self._deadline is not None:
                     if runs == 0 and (self._replaced or not others):
                         group.cancel_scope.cancel()
@@ -213,7 +213,8 @@ class _Service:
     def _status(self, runs: int, others: int) -> str:
         beside = f"; beside it {others} end(s) of workers before it" if others else ""
         if self._deadline is None:
-            return f"Polls {self._options.pool}: {runs} of {self._options.limit} flow runs{beside}"
+            clock = f"; this host's clock is {self._worker.clock}" if self._worker.clock.is_wrong else ""
+            return f"Polls {self._options.pool}: {runs} of {self._options.limit} flow runs{beside}{clock}"
         left = max(0, round(self._deadline - time.monotonic()))
         return f"Draining: {runs + others} flow run(s) left, to be ended in {left} s at the latest"
 

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from datetime import UTC, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.schemas.filters import (
@@ -34,6 +34,7 @@ from prefect.states import Cancelled, Crashed, Scheduled
 from prefect.types import DateTime
 
 from biocirv_worker import times
+from biocirv_worker.asides import Asides
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -93,11 +94,17 @@ class Crashes:
         self._replaced: set[UUID] = set()
         self._settled: set[UUID] = set()
         self._missing: dict[UUID, float] = {}
+        self._asides = Asides()
 
     async def reconcile(self, client: PrefectClient, own: set[UUID] | None) -> None:
         """Do one pass: find flow runs without a process, retry crashed ones, and end the children of crashed ones.
 
         ``own`` are the flow runs that this worker has processes of; None while another worker of its name has some.
+        What fails for one flow run, such as a successor that the server refuses, is logged once, and holds up no other.
+
+        Raises:
+            httpx.HTTPError, TimeoutError: the API has an outage; the next pass repeats what has not been done.
+
         """
         await self._find_missing(client, own)
         runs = await client.read_flow_runs(
@@ -116,15 +123,23 @@ class Crashes:
         self._crashed = {run.id: known.get(run.id, now) for run in runs}
         self._replaced &= self._crashed.keys()
         self._settled &= self._crashed.keys()
-        # A step is marked as done only after it succeeded, so that the next pass repeats one that failed.
+        self._asides.keep(
+            set(self._crashed)
+            | {("children", run) for run in self._crashed}
+            | {("missing", run) for run in self._missing}
+        )
+        # A step is marked as done only after it succeeded or was put aside, so that the next pass repeats one that an
+        # outage interrupted.
         for run in runs:
             if run.id in known and run.id not in self._replaced:
-                await _run_again(client, run, self._retries)
+                with self._asides.each(run.id, f"Flow run {run.name} ({run.id}) crashed, and cannot be run again"):
+                    await _run_again(client, run, self._retries)
                 self._replaced.add(run.id)
         for run in runs:
             age = now - self._crashed[run.id]
             if age >= _RECORDED_SECONDS and run.id not in self._settled:
-                await _end_children(client, run)
+                with self._asides.each(("children", run.id), f"Runs within flow run {run.name} ({run.id}) remain open"):
+                    await _end_children(client, run)
                 if age >= _SETTLED_SECONDS:
                     self._settled.add(run.id)
 
@@ -143,7 +158,10 @@ class Crashes:
             if limit is not None:
                 missing[run.id] = self._missing.get(run.id, now)
                 if now - missing[run.id] > limit:
-                    await _end(client, run, f"No process of it was found on {self._worker}, whose worker had taken it")
+                    with self._asides.each(("missing", run.id), f"Flow run {run.name} ({run.id}) has no process"):
+                        await _end(
+                            client, run, f"No process of it was found on {self._worker}, whose worker had taken it"
+                        )
         self._missing = missing
 
 
@@ -157,7 +175,7 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
         deployment = await client.read_deployment(run.deployment_id)
     except ObjectNotFound:
         return
-    variables = {**(deployment.job_variables.get("env") or {}), **((run.job_variables or {}).get("env") or {})}
+    variables = {**_env(deployment.job_variables), **_env(run.job_variables)}
     # The value is written by hand; a bad one must not stop the retries of other deployments.
     try:
         limit = int(variables.get(RETRIES_VARIABLE, retries))
@@ -188,6 +206,12 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
         job_variables=run.job_variables,
     )
     logger.log(level, "Flow run %s (%s) crashed, and is run again as %s", run.name, run.id, successor.id)
+
+
+def _env(job_variables: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the environment in job variables, which the server does not check: it may be anything."""
+    env = (job_variables or {}).get("env")
+    return env if isinstance(env, dict) else {}
 
 
 async def _end_children(client: PrefectClient, run: FlowRun) -> None:

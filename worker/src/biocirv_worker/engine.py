@@ -1,75 +1,162 @@
-"""Starts flow runs as forks of one process that has imported Prefect and the application.
+"""Starts flow runs by the launcher: as forks of it, or as commands.
 
-The process is multiprocessing's fork server: a fresh interpreter with a single thread, which inherits nothing from the
-worker. It imports ``preload``, which imports the rest; it finds this package by PYTHONPATH. Each function says whether
-it runs in the worker, in the fork server or in a fork.
+The launcher is a fresh interpreter with a single thread, which inherits nothing from the worker, and imports Prefect
+and the libraries of the application. It finds this package by PYTHONPATH.
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
-import multiprocessing
+import json
+import logging
 import os
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Any
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("prefect.worker.biocirv")
 
 # Runs a flow run in a new process, for flow runs that cannot be forks.
 COMMAND = [sys.executable, "-m", "biocirv_worker.flow_run"]
 
-_context = multiprocessing.get_context("forkserver")
+_MESSAGE_BYTES = 65536
 
 
-class UnsafeError(Exception):
-    """The application cannot be forked after it has been imported; the message says why."""
+class StartError(Exception):
+    """A process could not be started; the message says why."""
 
 
-def prepare() -> None:
-    """Start the fork server, which imports Prefect and the application. Runs in the worker.
+@dataclass
+class Process:
+    """A flow run's process. ``returncode`` is its exit code, or minus a signal's number; None while it runs."""
 
-    The application is what the ``prefect.yaml`` in the directory ``APP_DIRECTORY`` names. Raises ``UnsafeError`` if the
-    fork server then holds a resource that a fork must not inherit, such as a thread or a socket.
-    """
-    _context.set_forkserver_preload([f"{__package__}.preload"])
-    receiver, sender = _context.Pipe(duplex=False)
-    process = _context.Process(target=_report, args=(sender,))
-    process.start()
-    sender.close()
-    process.join()
-    problem = receiver.recv() if receiver.poll() else f"it ended with exit code {process.exitcode}"
-    if problem:
-        raise UnsafeError(problem)
+    pid: int
+    returncode: int | None
+    _descriptor: int
+    _keeper: socket.socket
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when the process and all that belongs to it have ended."""
+        return self._keeper.fileno()
 
-def start(environment: dict[str, str], directory: str, function: Callable[..., None], *arguments: str) -> BaseProcess:
-    """Fork a process that calls a function. Runs in the worker.
+    def read_status(self) -> None:
+        """Set ``returncode``, once ``fileno()`` is readable. A process without a keeper is killed."""
+        message = self._keeper.recv(_MESSAGE_BYTES)
+        self.returncode = json.loads(message)["status"] if message else -signal.SIGKILL
 
-    ``environment`` and ``directory`` become its environment and working directory; ``function`` must be defined in a
-    module of this package.
-    """
-    process = _context.Process(target=_run, args=(environment, directory, function, *arguments))
-    process.start()
-    return process
+    def close(self) -> None:
+        """Kill the process if it still runs, and close the descriptors."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        os.close(self._descriptor)
+        self._keeper.close()
 
 
-def _report(sender: Connection[Any, Any]) -> None:
-    from biocirv_worker import preload
+class Launcher:
+    """The launcher's process, which is started again if it ends."""
 
-    sender.send(preload.PROBLEM)
+    def __init__(self, *, forks: bool) -> None:
+        self.forks = forks
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
 
+    def prepare(self) -> None:
+        """Start the launcher, which imports Prefect and the libraries of the application, if it is to fork.
 
-def _run(environment: dict[str, str], directory: str, function: Callable[..., None], *arguments: str) -> None:
-    # A process group of its own, so that its child processes can be killed with it.
-    os.setpgid(0, 0)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(directory)
-    gc.unfreeze()
-    try:
-        function(*arguments)
-    finally:
-        # Prefect sends its remaining logs and events in exit handlers, which multiprocessing skips before Python 3.13.
-        atexit._run_exitfuncs()
+        The application is what the ``prefect.yaml`` in the directory ``APP_DIRECTORY`` names. If the launcher then
+        holds a resource that a fork must not inherit, such as a thread, flow runs are started as commands: ``forks`` is
+        False.
+        """
+        with self._lock:
+            self._connect()
+
+    def _connect(self) -> socket.socket:
+        self._disconnect()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            mode = "forks" if self.forks else "commands"
+            self._process = subprocess.Popen(  # noqa: S603 - this package's program
+                [sys.executable, "-m", "biocirv_worker.launcher", str(theirs.fileno()), mode],
+                # It must not import what flow runs leave in the working directory.
+                cwd="/",
+                pass_fds=[theirs.fileno()],
+            )
+        message = self._control.recv(_MESSAGE_BYTES)
+        report = json.loads(message) if message else {"problem": "the launcher ended"}
+        if self.forks:
+            if libraries := report.get("libraries"):
+                logger.info("Flow runs share these libraries: %s", ", ".join(libraries))
+            for note in report.get("notes", []):
+                logger.info("%s", note)
+        if problem := report.get("problem"):
+            if not self.forks:
+                raise StartError(problem)
+            logger.warning("Flow runs start in processes of their own, which takes longer: %s", problem)
+            self.forks = False
+            return self._connect()
+        return self._control
+
+    def _disconnect(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def start(
+        self,
+        environment: dict[str, str],
+        directory: str,
+        *,
+        command: list[str] | None = None,
+        function: Callable[..., None] | None = None,
+        arguments: list[str] | None = None,
+        output: bool = True,
+    ) -> Process:
+        """Start a process that executes a command, or calls a function of a module of this package in a fork.
+
+        ``environment`` and ``directory`` become its environment and working directory; without ``output``, what it
+        prints is dropped.
+
+        Raises:
+            StartError: there is no process.
+
+        """
+        request: dict[str, Any] = {
+            "environment": environment,
+            "directory": directory,
+            "output": output,
+            "command": command or [],
+            "function": f"{function.__module__}:{function.__qualname__}" if function else "",
+            "arguments": arguments or [],
+        }
+        with os.fdopen(os.memfd_create("request"), "w+b") as file:
+            file.write(json.dumps(request).encode())
+            file.seek(0)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs, self._lock:
+                self._send([file.fileno(), theirs.fileno()])
+        message, descriptors, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, 1)
+        answer: dict[str, Any] = json.loads(message) if message else {"problem": "the launcher ended"}
+        if "pid" not in answer:
+            ours.close()
+            raise StartError(answer["problem"])
+        return Process(answer["pid"], None, descriptors[0], ours)
+
+    def _send(self, descriptors: list[int]) -> None:
+        if self._control is None:
+            self._connect()
+        assert self._control is not None  # noqa: S101 - connected above
+        try:
+            socket.send_fds(self._control, [b"1"], descriptors)
+        except OSError:
+            # The launcher was killed, and its flow runs with it.
+            socket.send_fds(self._connect(), [b"1"], descriptors)

@@ -15,12 +15,17 @@ _OOM_SCORE_OFFSET = 200
 
 def main() -> None:
     """Run the flow run that the environment names, as ``python -m prefect.engine`` does."""
-    from biocirv_worker.internals import heartbeats
+    from prefect import context
+
+    from biocirv_worker.clock import correct_heartbeats
+    from biocirv_worker.internals import heartbeats, metrics
     from biocirv_worker.outbox import keep_events
 
     _raise_oom_score()
     keep_events()
+    correct_heartbeats()
     heartbeats.let_flow_runs_go()
+    metrics.tolerate_a_taken_port(context)
     sys.argv = [ENGINE]
     sys.modules.pop(ENGINE, None)
     runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)

@@ -3,16 +3,20 @@
 Prefect records task runs only from events. They are lost if the flow run's process ends before it has sent them, or if
 the server is killed or the database is unreachable before the server has written them. Therefore each process of a flow
 run also writes its events to a file, which it locks. When the process has ended, the worker compares the file with the
-server's records, sends the missing events again, and removes the file when none is missing.
+server's records, sends the missing events again, and removes the file when none is missing. It sends them by requests,
+which also pass a proxy that refuses websockets. What it cannot read is moved to the folder ``aside`` of the outbox.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -20,14 +24,14 @@ from uuid import UUID, uuid4
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import Event, RelatedResource
-from prefect.events.clients import get_events_client
 from prefect.settings import PREFECT_HOME
 
-from biocirv_worker.internals.events import before_sending
+from biocirv_worker.asides import Asides, reason
+from biocirv_worker.internals.events import before_sending, post_events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
+    from io import FileIO
     from typing import IO
 
     from prefect.client.orchestration import PrefectClient
@@ -45,22 +49,48 @@ _BATCH_SIZE = 100
 
 
 def keep_events() -> None:
-    """Write this process's task-run events to a file before they are sent. Runs in a flow run's process."""
+    """Write this process's task-run events to a file before they are sent. Runs in a flow run's process.
+
+    A disk that is full fails no flow run: its events are then only sent.
+    """
     if os.environ.get(SWITCH) == "false":
         return
     directory = _directory()
-    directory.mkdir(mode=0o700, exist_ok=True)
-    file = (directory / f"{os.environ['PREFECT__FLOW_RUN_ID']}-{os.getpid()}.jsonl").open("ab", buffering=0)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (directory / f"{os.environ['PREFECT__FLOW_RUN_ID']}-{os.getpid()}.jsonl").open("ab", buffering=0)
+    except OSError as error:
+        logger.warning("Task runs of this flow run are recorded only if the server is there: %s", reason(error))
+        return
     fcntl.flock(file, fcntl.LOCK_EX)
     lock = threading.Lock()
+    full = False
 
     def keep(event: Event) -> None:
+        nonlocal full
         if event.event.startswith(_TASK_RUN):
             kept = event.model_copy(update={"related": [*event.related, *_flow_run()]})
             with lock:
-                file.write(kept.model_dump_json().encode() + b"\n")
+                try:
+                    _append(file, kept.model_dump_json().encode() + b"\n")
+                except OSError as error:
+                    if not full:
+                        logger.warning("Some task runs are recorded only if the server is there: %s", reason(error))
+                    full = True
 
     before_sending(keep)
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Append a whole line, or nothing: a full disk takes as many bytes as it has room for."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def _flow_run() -> list[RelatedResource]:
@@ -81,42 +111,93 @@ class Outboxes:
     def __init__(self) -> None:
         # Monotonic time at which a file is checked next: the wall clock may jump.
         self._due: dict[Path, float] = {}
+        self._asides = Asides()
 
     async def deliver(self, client: PrefectClient) -> None:
-        """Send the events that the server has not recorded; remove the files of which it has recorded all events."""
-        for path in sorted(_directory().glob("*.jsonl")):
-            with path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    # Its process is alive, or another worker is processing it.
-                    continue
-                if time.monotonic() < self._due.setdefault(path, time.monotonic() + _RECORD_SECONDS):
-                    continue
-                missing = await _missing(client, list(_events(file)))
-            if missing and time.time() - path.stat().st_mtime < _MAX_AGE_SECONDS:
-                logger.warning("Sent again: %d events of task runs that the server did not have", len(missing))
-                await _send(missing)
-                self._due[path] = time.monotonic() + _RECORD_SECONDS
-            else:
-                path.unlink(missing_ok=True)
+        """Send the events that the server has not recorded; remove the files of which it has recorded all events.
+
+        A file that cannot be read or delivered is moved aside, and holds up no other.
+
+        Raises:
+            httpx.HTTPError, TimeoutError: the API has an outage.
+
+        """
+        paths = sorted(_directory().glob("*.jsonl"))
+        self._asides.keep(set(paths))
+        for path in paths:
+            with self._asides.each(path, f"The events in {path} cannot be delivered; it is moved to {_aside(path)}"):
+                await self._deliver(client, path)
+            if path in self._asides:
                 self._due.pop(path, None)
+                with suppress(OSError):
+                    _move_aside(path)
+
+    async def _deliver(self, client: PrefectClient, path: Path) -> None:
+        # Whatever else is there, opening it could wait for ever.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ValueError("It is no regular file")
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Its process is alive, or another worker is processing it.
+                return
+            if time.monotonic() < self._due.setdefault(path, time.monotonic() + _RECORD_SECONDS):
+                return
+            events, unread = _read(file)
+            missing = await _missing(client, events)
+        if missing and time.time() - path.stat().st_mtime < _MAX_AGE_SECONDS:
+            logger.warning("Sent again: %d events of task runs that the server did not have", len(missing))
+            for start in range(0, len(missing), _BATCH_SIZE):
+                # A new id: the server ignores an id that it has received before, even if it could not record the event.
+                batch = [event.model_copy(update={"id": uuid4()}) for event in missing[start : start + _BATCH_SIZE]]
+                await post_events(client, batch)
+            self._due[path] = time.monotonic() + _RECORD_SECONDS
+        elif unread:
+            raise ValueError(f"Its other events are recorded, but {unread}")
+        else:
+            path.unlink(missing_ok=True)
+            self._due.pop(path, None)
 
 
 def _directory() -> Path:
     return Path(PREFECT_HOME.value()) / "outbox"
 
 
-def _events(file: IO[bytes]) -> Iterator[Event]:
-    for line in file:
+def _aside(path: Path) -> Path:
+    return path.parent / "aside" / path.name
+
+
+def _move_aside(path: Path) -> None:
+    _aside(path).parent.mkdir(mode=0o700, exist_ok=True)
+    path.rename(_aside(path))
+
+
+def _read(file: IO[bytes]) -> tuple[list[Event], str]:
+    """Return the events of a file, and which lines are none, with the first one's reason; empty if all are."""
+    events, unread, why = [], [], ""
+    for number, line in enumerate(file, 1):
         # A process that was killed may have written an incomplete last line.
-        if line.endswith(b"\n"):
-            yield Event.model_validate_json(line)
+        if not line.endswith(b"\n"):
+            break
+        try:
+            event = Event.model_validate_json(line)
+            _task_run(event)
+        except ValueError as error:
+            unread.append(str(number))
+            why = why or reason(error)
+        else:
+            events.append(event)
+    return events, f"line {', '.join(unread)} is no event of a task run: {why}" if unread else ""
+
+
+def _task_run(event: Event) -> UUID:
+    return UUID(event.resource.id.removeprefix(_TASK_RUN))
 
 
 async def _missing(client: PrefectClient, events: list[Event]) -> list[Event]:
     """Return those events that are newer than the server's state of their task run."""
-    task_runs = [UUID(event.resource.id.removeprefix(_TASK_RUN)) for event in events]
+    task_runs = [_task_run(event) for event in events]
     wanted = sorted(set(task_runs))
     known: dict[UUID, datetime] = {}
     for start in range(0, len(wanted), _BATCH_SIZE):
@@ -129,10 +210,3 @@ async def _missing(client: PrefectClient, events: list[Event]) -> list[Event]:
         for event, task_run in zip(events, task_runs, strict=True)
         if task_run not in known or known[task_run] < event.occurred
     ]
-
-
-async def _send(events: list[Event]) -> None:
-    async with get_events_client() as client:
-        for event in events:
-            # A new id: the server ignores an id that it has received before, even if it could not record the event.
-            await client.emit(event.model_copy(update={"id": uuid4()}))

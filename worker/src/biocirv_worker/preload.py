@@ -1,107 +1,99 @@
-"""Imported once by the fork server: imports the modules that flow runs need, as far as a fork may inherit them.
+"""Imports into the launcher what all flow runs share: Prefect, and the libraries that the application imports first.
 
-Some libraries start threads (polars does) or open connections when they are imported. Therefore the application is
-first imported in trial forks; a package that leaves such a resource behind is imported by each flow run instead.
+For the application's own code a fork is a fresh process: each flow run imports that code itself, and nobody else does.
+Therefore its modules are not imported here but read (``imports``). A library is shared if every entrypoint imports it
+before any other code of the application runs, which might change how the library begins. Some libraries start threads
+(polars does) or open connections when they are imported, and some wait: each is first imported in a trial fork, and one
+that leaves such a resource behind, fails, or takes too long is imported by each flow run instead.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
-import sys
-from collections.abc import Callable
-from functools import partial
+import select
+import signal
 from pathlib import Path
 from typing import Any
 
+from biocirv_worker.imports import Import, shared_imports
 from biocirv_worker.inheritance import inheritance
 
+# Longest time for the import of one library.
+_IMPORT_SECONDS = 60
 
-def _in_fork(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - any JSON value
-    """Call a function in a fork of this process; return its result, or None if it raised or ended the process."""
+
+def prepare() -> dict[str, Any]:
+    """Import what flow runs share; return a report for the worker.
+
+    It names the ``libraries`` that are shared, has ``notes`` on those that are not, and a ``problem`` if this process
+    holds what a fork must not inherit.
+    """
+    before = inheritance()
+    for module in (
+        "prefect.engine",
+        "prefect.flow_engine",
+        "prefect.task_engine",
+        "prefect.workers.process",
+        "biocirv_worker.flow_run",
+        "biocirv_worker.internals.heartbeats",
+        "biocirv_worker.internals.metrics",
+        "biocirv_worker.outbox",
+    ):
+        importlib.import_module(module)
+    wanted, notes = shared_imports(Path(os.environ.get("APP_DIRECTORY", ".")))
+    libraries, left = _import(wanted)
+    if left:
+        notes.append(f"Each flow run imports these libraries itself: {', '.join(sorted(left))}")
+    # Keeps the pages of imported objects shared with the forks: a garbage collection would write to every object.
+    gc.collect()
+    gc.freeze()
+    return {
+        "libraries": sorted(libraries),
+        "notes": notes,
+        "problem": ", ".join(sorted(inheritance() - before)),
+    }
+
+
+def _import(wanted: list[Import]) -> tuple[set[str], set[str]]:
+    """Import what a fork may inherit; return the packages that were imported, and those that were not."""
+    libraries: dict[str, list[Import]] = {}
+    for each in wanted:
+        libraries.setdefault(each.module.partition(".")[0], []).append(each)
+    names, done, left = list(libraries), set[str](), set[str]()
+    while names:
+        safe = _count_safe([libraries[name] for name in names])
+        for name in names[:safe]:
+            for each in libraries[name]:
+                each.execute()
+        done.update(names[:safe])
+        # Pass over the unsafe one. Libraries that import it are found unsafe in later rounds.
+        left.update(names[safe : safe + 1])
+        names = names[safe + 1 :]
+    return done, left
+
+
+def _count_safe(libraries: list[list[Import]]) -> int:
+    """Import libraries in a fork of this process; return how many precede the first one that must not be shared."""
     reader, writer = os.pipe()
     process = os.fork()
     if process == 0:
-        os.close(reader)
         try:
-            result = json.dumps(function()).encode()
-            with os.fdopen(writer, "wb") as file:
-                file.write(result)
+            before = inheritance()
+            for imports in libraries:
+                for each in imports:
+                    each.execute()
+                if inheritance() - before:
+                    break
+                os.write(writer, b"1")
         finally:
             os._exit(0)
     os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        answer = file.read()
+    count = 0
+    while select.select([reader], [], [], _IMPORT_SECONDS)[0] and os.read(reader, 1):
+        count += 1
+    os.close(reader)
+    os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
-    return json.loads(answer) if answer else None
-
-
-def _import_all(modules: list[str]) -> None:
-    for module in modules:
-        importlib.import_module(module)
-
-
-def _import_flows() -> list[str]:
-    """Import the flows of all deployments; return the modules that this loaded, in import order."""
-    import yaml
-    from prefect.flows import load_flow_from_entrypoint
-
-    before = set(sys.modules)
-    deployments = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    for entrypoint in {deployment["entrypoint"] for deployment in deployments}:
-        load_flow_from_entrypoint(entrypoint)
-    return [module for module in sys.modules if module not in before]
-
-
-def _count_safe(packages: list[list[str]]) -> int:
-    """Import packages one after the other; return how many precede the first one that a fork must not inherit."""
-    before = inheritance()
-    for number, modules in enumerate(packages):
-        try:
-            _import_all(modules)
-        except Exception:  # noqa: BLE001 - the flow run imports it again and reports the error
-            return number
-        if inheritance() - before:
-            return number
-    return len(packages)
-
-
-def _import_application() -> None:
-    by_package: dict[str, list[str]] = {}
-    for module in _in_fork(_import_flows) or []:
-        by_package.setdefault(module.partition(".")[0], []).append(module)
-    packages = list(by_package.values())
-    while packages:
-        safe = _in_fork(partial(_count_safe, packages)) or 0
-        for package in packages[:safe]:
-            _import_all(package)
-        # Skip the unsafe one. Packages that import it are found unsafe in later rounds.
-        packages = packages[safe + 1 :]
-
-
-def _prepare() -> str:
-    """Import what a fork may inherit; return why this process cannot be forked, empty if it can."""
-    before = inheritance()
-    _import_all(
-        [
-            "prefect.engine",
-            "prefect.flow_engine",
-            "prefect.task_engine",
-            "prefect.workers.process",
-            "biocirv_worker.flow_run",
-            "biocirv_worker.internals.heartbeats",
-            "biocirv_worker.outbox",
-        ]
-    )
-    os.chdir(os.environ.get("APP_DIRECTORY", "."))
-    _import_application()
-    os.chdir("/")
-    return ", ".join(sorted(inheritance() - before))
-
-
-PROBLEM = _prepare()
-# Keeps the pages of imported objects shared with the forks: a garbage collection would write to every object.
-gc.collect()
-gc.freeze()
+    return count

@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from biocirv_worker.asides import Asides
+
 # Removed from the environment, which flow runs inherit.
 _ADDRESS = os.environ.pop("NOTIFY_SOCKET", "")
 
@@ -32,28 +34,37 @@ class Peers:
         self._directory = directory
         self._file = (directory / f"worker-{os.getpid()}").open("w", encoding="ascii")
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._asides = Asides(api=False)
 
     def write(self, runs: int) -> None:
         """Publish the number of this worker's flow runs."""
-        self._file.seek(0)
-        self._file.write(f"{runs:8}")
-        self._file.flush()
+        with self._asides.each("own", "Other workers of this unit do not see this worker's flow runs"):
+            self._file.seek(0)
+            self._file.write(f"{runs:8}")
+            self._file.flush()
 
     def others(self) -> dict[int, int]:
-        """Return the number of flow runs of every other live worker, by process id."""
-        found = {}
+        """Return the number of flow runs of every other live worker, by process id; pass over what is no worker's."""
+        found: dict[int, int] = {}
         for path in self._directory.glob("worker-*"):
-            pid = int(path.name.removeprefix("worker-"))
-            if pid == os.getpid():
-                continue
-            with path.open(encoding="ascii") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    found[pid] = int(file.read().strip() or 0)
-                else:
-                    path.unlink(missing_ok=True)
+            with self._asides.each(path, f"{path} is of no worker, and is passed over"):
+                found |= self._other(path)
         return found
+
+    def _other(self, path: Path) -> dict[int, int]:
+        pid = int(path.name.removeprefix("worker-"))
+        if pid == os.getpid():
+            return {}
+        # Opening something else than a file could wait for ever.
+        if not path.is_file():
+            raise ValueError("It is no regular file")
+        with path.open(encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return {pid: int(file.read().strip() or 0)}
+            path.unlink(missing_ok=True)
+        return {}
 
     def leave(self) -> None:
         """Remove this worker's file and release its lock."""

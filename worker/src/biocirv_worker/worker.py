@@ -1,10 +1,11 @@
-"""The worker: Prefect's process worker, extended by forked flow runs, fencing and draining."""
+"""The worker: Prefect's process worker, extended by the launcher, fencing and draining."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shlex
+import shutil
 import signal
 import tempfile
 import time
@@ -15,19 +16,20 @@ from uuid import UUID
 
 import anyio
 import anyio.abc
-import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.context import get_settings_context
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.workers import base
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 from pydantic import PrivateAttr
 
-from biocirv_worker import crashes, engine, times
+from biocirv_worker import clock, crashes, engine, outbox, times
+from biocirv_worker.asides import Asides, outage
 from biocirv_worker.flow_run import main as run_flow
-from biocirv_worker.internals.forks import run_forked
+from biocirv_worker.internals import metrics
+from biocirv_worker.internals.forks import run_launched
 from biocirv_worker.internals.polling import PollingWorker
-from biocirv_worker.outbox import Outboxes
 from biocirv_worker.systemd import Peers
 
 if TYPE_CHECKING:
@@ -49,6 +51,11 @@ _REQUEST_TIMEOUT_SECONDS = 5
 _RECONCILE_SECONDS = 10
 # Between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 10
+# A process whose flow run has ended may call hooks and wait for threads for this long: it holds a slot.
+_LINGER_SECONDS = 600
+_CLOCK_SECONDS = 60
+# Variables of a deployment that this package reads, and nothing else.
+_OURS = {crashes.RETRIES_VARIABLE, outbox.SWITCH}
 
 
 class JobConfiguration(ProcessJobConfiguration):
@@ -57,20 +64,22 @@ class JobConfiguration(ProcessJobConfiguration):
     Prefect's own default starts a process that looks for the flow's code, and from it another one.
     """
 
-    _settings: bool = PrivateAttr(default=False)
+    _own_environment: bool = PrivateAttr(default=False)
 
     def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the base class's arguments
         """Set the default command before the base class does."""
         self.command = self.command or shlex.join(engine.COMMAND)
-        self._settings = any(name.startswith("PREFECT_") for name in self.env)
+        self._own_environment = any(
+            value != os.environ.get(name) for name, value in self.env.items() if name not in _OURS
+        )
         super().prepare_for_flow_run(*args, **kwargs)
 
     def can_be_forked(self) -> bool:
-        """Return whether the flow run can be a fork: its command is the default, and it sets no Prefect settings.
+        """Return whether the flow run can be a fork: its command is the default, and its environment the worker's.
 
-        Prefect reads its settings when it is imported, which is before the fork.
+        Python, Prefect and libraries read their environment when they start or are imported, which is before the fork.
         """
-        return self.command == shlex.join(engine.COMMAND) and not self._settings
+        return self.command == shlex.join(engine.COMMAND) and not self._own_environment
 
 
 @dataclass
@@ -83,6 +92,8 @@ class _Attempt:
     # Why this worker ends the process, and the monotonic time of its SIGTERM.
     ended: str = ""
     asked: float = 0
+    # Monotonic time at which its flow run was first seen to have ended; 0 before.
+    final: float = 0
 
     def started(self, value: int | None = None) -> None:
         assert value is not None  # noqa: S101 - the process worker's contract
@@ -108,16 +119,22 @@ class _Attempt:
 
 
 class Worker(PollingWorker):
-    """Runs the flow runs of a work pool, as forks where that is safe."""
+    """Runs the flow runs of a work pool, as forks where that is safe.
+
+    Nothing that concerns one flow run, one file or one connection ends it: see ``asides``.
+    """
 
     type = "process"
     job_configuration = JobConfiguration
 
-    def __init__(self, *, forks: bool, crash_retries: int, pool: str, **options: Any) -> None:  # noqa: ANN401 - the base's
+    def __init__(self, *, launcher: engine.Launcher, crash_retries: int, pool: str, **options: Any) -> None:  # noqa: ANN401 - the base's
         super().__init__(work_pool_name=pool, **options)
+        metrics.tolerate_a_taken_port(base)
         self._pool = pool
-        self._forks = forks
+        self._launcher = launcher
         self._crash_retries = crash_retries
+        self._asides = Asides()
+        self.clock = clock.Clock()
         self._attempts: dict[UUID, _Attempt] = {}
         self._unreachable = False
         # Copied for every poll: creating one takes 40 ms, because Prefect reads all settings again.
@@ -138,7 +155,7 @@ class Worker(PollingWorker):
             return []
         runs: list[FlowRun] = []
         # Prefect's loop exits after several errors, which would end the worker and its flow runs.
-        with self._tolerate_outage():
+        with self._tolerate("Flow runs are not requested"):
             runs = await super().get_and_submit_flow_runs()
             if self._has_work_pool():
                 self.polls.set()
@@ -151,32 +168,34 @@ class Worker(PollingWorker):
     async def sync_with_backend(self) -> None:
         """Send a heartbeat, and read changes to the work pool."""
         if self.is_setup:
-            with self._tolerate_outage(known_by_return=False), self._without_retries.model_copy():
+            with self.tolerating("The worker pool is not read"), self._without_retries.model_copy():
                 await super().sync_with_backend()
         else:
             # At the start, Prefect waits for a server.
             await super().sync_with_backend()
 
-    @contextmanager
-    def _tolerate_outage(self, *, known_by_return: bool = True) -> Iterator[None]:
-        """Suppress errors of a server that does not answer, fails, or refuses the credentials; log only the first one.
+    def tolerating(self, what: str) -> AbstractContextManager[bool | None]:
+        """Return a context that suppresses errors of the body, which may return without an answer from the server."""
+        return self._tolerate(what, known_by_return=False)
 
-        The server refuses them after the API's password has changed, until a worker with the new one has taken over.
-        ``known_by_return`` is false for calls that may return normally without an answer from the server.
+    @contextmanager
+    def _tolerate(self, what: str, *, known_by_return: bool = True) -> Iterator[None]:
+        """Suppress errors of the body, which is repeated: of an outage of the API, only the first one is logged.
+
+        Any other error is logged once, with ``what`` did not happen.
         """
         try:
-            yield
-        except (httpx.HTTPError, TimeoutError) as error:
-            response = error.response if isinstance(error, httpx.HTTPStatusError) else None
-            refused = response is not None and response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
-            if response is not None and not response.is_server_error and not refused:
+            with self._asides.each(what, what):
+                yield
+        except Exception as error:
+            does = outage(error)
+            if not does:
                 raise
             if not self._unreachable:
-                what = "refuses the worker" if refused else "does not answer the worker"
-                logger.warning("The API %s, which goes on asking: %s", what, error or type(error).__name__)
+                logger.warning("The API %s the worker, which goes on asking: %s", does, error or type(error).__name__)
             self._unreachable = True
         else:
-            if self._unreachable and known_by_return:
+            if self._unreachable and known_by_return and what not in self._asides:
                 logger.warning("The API answers again")
                 self._unreachable = False
 
@@ -195,14 +214,12 @@ class Worker(PollingWorker):
         """Run a flow run until it has ended."""
         attempt = _Attempt(task_status or anyio.TASK_STATUS_IGNORED)
         self._attempts[flow_run.id] = attempt
+        run = run_flow if self._launcher.forks and configuration.can_be_forked() else None
+        if self.clock.server_time_at_boot is not None:
+            configuration.env[clock.VARIABLE] = f"{self.clock.server_time_at_boot:.3f}"
         try:
-            if self._forks and configuration.can_be_forked():
-                with tempfile.TemporaryDirectory(prefix="flow-run-") as directory:
-                    result = await run_forked(
-                        flow_run, configuration, str(configuration.working_dir or directory), run_flow, attempt
-                    )
-            else:
-                result = await super().run(flow_run, configuration, attempt)
+            with self._directory(configuration) as directory:
+                result = await run_launched(flow_run, configuration, directory, self._launcher, run, attempt)
             if attempt.ended:
                 await crashes.report(self.client, flow_run.id, attempt.ended, self._crash_retries)
                 # Reported above; Prefect's worker must not report it again.
@@ -212,13 +229,46 @@ class Worker(PollingWorker):
             del self._attempts[flow_run.id]
         return result
 
+    @contextmanager
+    def _directory(self, configuration: JobConfiguration) -> Iterator[str]:
+        """Yield a flow run's working directory: a temporary one, unless the deployment names one."""
+        directory = "/"
+        if configuration.working_dir:
+            yield str(configuration.working_dir.absolute())
+            return
+        # A flow run that needs no disk must not fail because it is full.
+        with self._asides.each("directory", f"Flow runs begin in {directory}, not in a temporary directory"):
+            directory = tempfile.mkdtemp(prefix="flow-run-")
+        try:
+            yield directory
+        finally:
+            if directory != "/":
+                shutil.rmtree(directory, ignore_errors=True)
+
     async def watch(self, peers: Peers) -> None:
         """Fence flow runs and reconcile crashed ones, until cancelled."""
         # Requests fail fast: the loops are the retries.
         with self._without_retries.model_copy():
             async with get_client() as client, anyio.create_task_group() as group:
+                group.start_soon(self._compare_clocks_periodically, client)
                 group.start_soon(self._fence_periodically, client)
                 group.start_soon(self._reconcile_periodically, client, peers)
+
+    async def _compare_clocks_periodically(self, client: PrefectClient) -> None:
+        """Say how wrong this host's clock is, request flow runs by the API's, and let heartbeats bear its time."""
+        said = 0.0
+        while True:
+            with self.tolerating("The clocks are not compared"):
+                await self.clock.compare(client)
+                self.look_ahead(max(0.0, -self.clock.ahead) if self.clock.is_wrong else 0.0)
+                if self.clock.is_wrong and abs(self.clock.ahead - said) > clock.TOLERANCE:
+                    said = self.clock.ahead
+                    logger.warning(
+                        "The clock of this host is %s, compared with the API's: correct it. Heartbeats of flow runs "
+                        "bear the API's time, so that none is considered crashed",
+                        self.clock,
+                    )
+            await anyio.sleep(_CLOCK_SECONDS)
 
     async def _fence_periodically(self, client: PrefectClient) -> None:
         """Fence flow runs in time. It is a task of its own because reconciling may take long."""
@@ -226,7 +276,7 @@ class Worker(PollingWorker):
         while True:
             left = max(contact + CONTACT_SECONDS - time.monotonic(), _RETRY_SECONDS)
             # The limit also covers several attempts to connect.
-            with self._tolerate_outage(), anyio.fail_after(min(_REQUEST_TIMEOUT_SECONDS, left)):
+            with self._tolerate("Flow runs are not looked at"), anyio.fail_after(min(_REQUEST_TIMEOUT_SECONDS, left)):
                 await self._fence(client)
                 contact = time.monotonic()
             silence = time.monotonic() - contact
@@ -237,25 +287,40 @@ class Worker(PollingWorker):
 
     async def _reconcile_periodically(self, client: PrefectClient, peers: Peers) -> None:
         """Deliver the events that flow runs could not send, and retry crashed flow runs."""
-        outboxes = Outboxes()
+        outboxes = outbox.Outboxes()
         crashed = crashes.Crashes(self.name, self._pool, self._crash_retries)
         while True:
             if not self.draining:
-                with self._tolerate_outage():
+                with self._tolerate("Events of task runs are not delivered"):
                     await outboxes.deliver(client)
+                with self._tolerate("Crashed flow runs are not looked for"):
                     await crashed.reconcile(client, own=None if peers.others() else set(self._attempts))
             await anyio.sleep(_RECONCILE_SECONDS)
 
     async def _fence(self, client: PrefectClient) -> None:
-        """Kill the processes of flow runs that the server considers crashed: they may be retried at any time."""
-        states = await client.read_flow_runs(
+        """Kill the processes of flow runs that the server considers crashed: they may be retried at any time.
+
+        Also those whose flow run ended long ago.
+        """
+        found = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(self._attempts)))
         )
-        for run in states:
-            if run.state and run.state.is_crashed():
+        for run in found:
+            attempt = self._attempts.get(run.id)
+            if run.state is None or attempt is None:
+                continue
+            if run.state.is_crashed():
                 # The server or the flow run itself may have given a reason.
                 why = f"{run.state.message} " if run.state.message else ""
                 self._kill([run.id], f"{why}(The server held it for crashed while it still ran)")
+            elif not run.state.is_final():
+                attempt.final = 0
+            elif not attempt.final:
+                attempt.final = time.monotonic()
+            elif time.monotonic() - attempt.final > _LINGER_SECONDS:
+                self._kill(
+                    [run.id], f"It was {run.state.name}, and its process still ran {_LINGER_SECONDS} seconds later"
+                )
 
     def _kill(self, flow_runs: Iterable[UUID], reason: str) -> None:
         for flow_run in flow_runs:

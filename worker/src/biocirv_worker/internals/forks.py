@@ -1,4 +1,4 @@
-"""Starts a flow run's process as a fork.
+"""Starts a flow run's process by the launcher.
 
 Prefect's worker has an executor for each flow run, which reports crashes, carries out cancellations and observes how
 the run ended. This module replaces only the way in which the executor starts the process.
@@ -6,11 +6,9 @@ the run ended. This module replaces only the way in which the executor starts th
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+import shlex
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -23,21 +21,28 @@ from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 
-from biocirv_worker import engine
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from biocirv_worker.engine import Launcher
 
 
-async def run_forked(
+async def run_launched(
     flow_run: FlowRun,
     configuration: ProcessJobConfiguration,
     directory: str,
-    run: Callable[[], None],
+    launcher: Launcher,
+    run: Callable[[], None] | None,
     task_status: anyio.abc.TaskStatus[int],
 ) -> ProcessWorkerResult:
-    """Call ``run`` in a fork for a flow run and wait for its end, as ``ProcessWorker.run`` does for a command."""
+    """Start a flow run's process and wait for its end, as ``ProcessWorker.run`` does.
+
+    The process calls ``run`` in a fork, or without it executes the configuration's command.
+    """
     execution: FlowRunExecutionResult | None = None
     async with FlowRunExecutorContext() as context:
-        forks = _Forks(flow_run, configuration, directory, run, context.control_channel)
-        executor = context.create_executor(flow_run, forks, hook_runner=forks, propose_submitting=False)
+        starter = _Starter(flow_run, configuration, directory, launcher, run, context.control_channel)
+        executor = context.create_executor(flow_run, starter, hook_runner=starter, propose_submitting=False)
 
         async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
             nonlocal execution
@@ -59,7 +64,7 @@ def run_hooks(kind: str, flow_run: str, state: str) -> None:
     anyio.run(hooks, FlowRun.model_validate_json(flow_run), State[Any].model_validate_json(state))
 
 
-class _Forks:
+class _Starter:
     """Starts a flow run's process and runs its hooks: the interfaces that Prefect's executor expects."""
 
     def __init__(
@@ -67,7 +72,8 @@ class _Forks:
         flow_run: FlowRun,
         configuration: ProcessJobConfiguration,
         directory: str,
-        run: Callable[[], None],
+        launcher: Launcher,
+        run: Callable[[], None] | None,
         control: ControlChannel,
     ) -> None:
         variables = {
@@ -77,16 +83,18 @@ class _Forks:
         }
         self._environment = {name: value for name, value in variables.items() if value is not None}
         self._directory = directory
-        self._run = run
+        self._launcher = launcher
+        self._what: dict[str, Any] = {"function": run} if run else {"command": shlex.split(configuration.command or "")}
+        self._output = configuration.stream_output
         self._control = control
 
     async def start(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Start the process, report it to ``task_status``, and return when it has ended."""
+        """Start the process, report it to ``task_status``, and return when it and its children have ended."""
         port, token = self._control.register(flow_run.id)
         control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
-        await self._fork(self._environment | control, task_status, self._run)
+        await self._start(self._environment | control, task_status, **self._what)
 
     async def run_crashed_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
         """Run the flow's hooks for a crash, in a fork: the worker has neither its code nor its working directory."""
@@ -97,26 +105,21 @@ class _Forks:
         await self._run_hooks("cancellation", flow_run, state)
 
     async def _run_hooks(self, kind: str, flow_run: FlowRun, state: State[Any]) -> None:
-        arguments = kind, flow_run.model_dump_json(), state.model_dump_json()
-        await self._fork(self._environment, anyio.TASK_STATUS_IGNORED, run_hooks, *arguments)
+        arguments = [kind, flow_run.model_dump_json(), state.model_dump_json()]
+        await self._start(self._environment, anyio.TASK_STATUS_IGNORED, function=run_hooks, arguments=arguments)
 
-    async def _fork(
+    async def _start(
         self,
         environment: dict[str, str],
         task_status: anyio.abc.TaskStatus[ProcessHandle],
-        function: Callable[..., None],
-        *arguments: str,
+        **what: Any,  # noqa: ANN401 - the launcher's
     ) -> None:
-        # A fork takes milliseconds, but seconds if the fork server has to be restarted.
-        process = await anyio.to_thread.run_sync(engine.start, environment, self._directory, function, *arguments)
-        assert process.pid is not None  # noqa: S101 - it has been started
-        descriptor = os.pidfd_open(process.pid)
+        # A fork takes milliseconds, but seconds if the launcher has to be started again.
+        start = partial(self._launcher.start, environment, self._directory, output=self._output, **what)
+        process = await anyio.to_thread.run_sync(start)
         try:
             task_status.started(ProcessHandle(process))  # type: ignore[arg-type] # it needs what every Process has
-            await anyio.wait_readable(process.sentinel)
-            # The sentinel also becomes readable when the fork server was killed; the fork may then still be alive.
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            await anyio.to_thread.run_sync(process.join)
+            await anyio.wait_readable(process.fileno())
+            process.read_status()
         finally:
-            os.close(descriptor)
+            process.close()

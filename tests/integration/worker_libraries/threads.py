@@ -1,4 +1,4 @@
-"""A library that starts a thread when it is imported, as some do."""
+"""A library that starts a thread when it is imported, as some do; so it is left to flow runs."""
 
 import os
 import threading

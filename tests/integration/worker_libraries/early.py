@@ -1,4 +1,4 @@
-"""Inspects the state of a process; imported before the fork, it also does so right after it."""
+"""A library that inspects the state of a process; imported before the fork, it also does so right after it."""
 
 import asyncio
 import gc
@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import httpx
 
-# Equal in all flow runs that inherit this module from the process that forks.
+# Equal in all flow runs that share this library.
 TOKEN = str(uuid4())
 IMPORTED_BY = os.getpid()
 
@@ -33,18 +33,18 @@ def look() -> dict[str, object]:
         "services": [repr(item) for item in objects if type(item).__name__ in _PREFECT_THREADS],
         "random": random.random(),  # noqa: S311 - no secret
         "uuid": str(uuid4()),
-        "inspection": "inspection" in sys.modules,
         "prefect.flow_engine": "prefect.flow_engine" in sys.modules,
         "token": TOKEN,
         "imported by": IMPORTED_BY,
     }
 
 
-def parent() -> dict[str, object]:
-    """Return the command line and the number of threads of this process's parent."""
-    process = Path(f"/proc/{os.getppid()}")
+def launcher() -> dict[str, object]:
+    """Return id, command line and number of threads of the process that forks: the parent of this process's keeper."""
+    keeper = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+    process = Path("/proc") / keeper[1]
     return {
-        "pid": os.getppid(),
+        "pid": int(keeper[1]),
         "command": (process / "cmdline").read_text().split("\0"),
         "threads": len(list((process / "task").iterdir())),
     }
