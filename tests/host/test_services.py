@@ -94,6 +94,13 @@ def test_unit_is_sandboxed(inventory: "Inventory", unit: str) -> None:
     assert exposure <= (2.5 if unit == "prefect-worker" else 2.0), verdict
 
 
+@pytest.mark.parametrize("file", ["cpuinfo", "meminfo", "stat"])
+def test_flows_see_memory_and_processors(worker: Host, file: str) -> None:
+    """psutil, and so Dask, reads these files."""
+    pid = properties(worker, "prefect-worker", "MainPID")["MainPID"]
+    assert worker.check_output("runuser --user prefect-worker -- cat %s", f"/proc/{pid}/root/proc/{file}")
+
+
 def test_the_server_leaves_idle_connections_to_the_proxy(server: Host) -> None:
     """If the server closed an idle connection first (default: 5 s), a request under way on it would end in a 502."""
     ask = """
