@@ -9,6 +9,7 @@ import shlex
 import sys
 import threading
 import time
+import unicodedata
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
@@ -78,8 +79,25 @@ QUIET_SECONDS = 15
 LONG_SECONDS = 5
 # So much of a command's output explains its failure; all of it is in the log.
 OUTPUT_LINES = 20
+# Control characters, marks without a glyph, surrogates, and separators of lines.
+UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # The last line of a log, from which the next run learns its length.
 END = re.compile(r"^Ended after (\d+) tasks", re.MULTILINE)
+
+
+def harmless(value: Any) -> Any:  # noqa: ANN401 - what a result may contain
+    """Return text, or what contains it, with control characters as escapes.
+
+    What people typed into sheets, flows said, or hosts answered must not move the cursor, hide a line, or reach the
+    clipboard of who reads it. Marks that reverse the direction of text would do so, too.
+    """
+    if isinstance(value, str):
+        return "".join(
+            char if char in "\n\t" or unicodedata.category(char) not in UNSHOWN else ascii(char)[1:-1] for char in value
+        )
+    if isinstance(value, dict):
+        return {key: harmless(each) for key, each in value.items()}
+    return [harmless(each) for each in value] if isinstance(value, list) else value
 
 
 def clock(seconds: float) -> str:
@@ -302,7 +320,7 @@ class CallbackModule(Default):  # type: ignore[misc] # ansible has no type hints
         if not self._plain:
             changed = result.result.get("changed", False)
             if result.task.action in ("debug", "ansible.builtin.debug") and "msg" in result.result:
-                self._answer(text_of(result.result["msg"]))
+                self._answer(harmless(text_of(result.result["msg"])))
             elif changed and context.CLIARGS["check"]:
                 self._answer(f"{result.host.get_name()}: {result.task.get_name()}")
         super().v2_runner_on_ok(result)
@@ -312,7 +330,7 @@ class CallbackModule(Default):  # type: ignore[misc] # ansible has no type hints
         if not self._plain and context.CLIARGS["diff"]:
             results = result.result["results"] if result.task.loop and "results" in result.result else [result.result]
             for each in results:
-                if each.get("changed", False) and each.get("diff") and (diff := self._get_diff(each["diff"])):
+                if each.get("changed", False) and each.get("diff") and (diff := self._get_diff(harmless(each["diff"]))):
                     self._answer(diff)
         super().v2_on_file_diff(result)
 
@@ -330,7 +348,7 @@ class CallbackModule(Default):  # type: ignore[misc] # ansible has no type hints
         super().v2_runner_on_unreachable(result)
 
     def _fail(self, result: CallbackTaskResult, text: str) -> None:
-        self._failures[text][result.host.get_name()] = self.host_label(result)
+        self._failures[harmless(text)][result.host.get_name()] = self.host_label(result)
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Print what failed and where, or how much was changed."""

@@ -1,5 +1,6 @@
 """The callback `concise`: what a person sees of a playbook, on a terminal, in a file, and after a failure."""
 
+import json
 import os
 import pty
 import re
@@ -96,6 +97,18 @@ def test_an_answer_is_printed_as_it_is_and_all_else_elsewhere(playbook: Path) ->
     assert "TASK [List what is not there]" in log.read_text()
     assert "PLAY RECAP" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("module", ["debug", "fail"])
+def test_what_controls_a_terminal_is_shown_as_an_escape(playbook: Path, module: str) -> None:
+    """What people typed or flows said neither clears the screen nor sets the title, in answers and in failures."""
+    typed = "a\x1b[2Jb\x1b]0;title\x07\rc\x9b31md\u202ee\u2028f\tg\u00fc\u00a0\nnext"
+    said = json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [{module: {"msg": typed}}]}])
+    playbook.write_text(said)
+    done = run(playbook)
+    shown = done.stdout if module == "debug" else done.stderr
+    assert "a\\x1b[2Jb\\x1b]0;title\\x07\\rc\\x9b31md\\u202ee\\u2028f\tg\u00fc\u00a0\nnext\n" in shown
+    assert "\x1b" not in shown
 
 
 def test_a_failure_says_what_and_where_and_the_log(playbook: Path) -> None:
