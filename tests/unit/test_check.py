@@ -155,6 +155,17 @@ def test_rows_are_counted_and_bad_cells_are_named(folder: Path, capsys: pytest.C
     assert lines[-1].startswith("Every flow could run.")
 
 
+def test_a_cell_does_not_control_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / SHEET / "03.1-Proximate.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("n.d.", "n\x1b]0;d\x07\x9b2J\u202e."), encoding="utf-8")
+
+    _, lines = check(capsys, folder)
+
+    (line,) = [line for line in lines if "row 63" in line]
+    assert line.isprintable()
+    assert "\\x1b]0;d\\x07\\x9b2J\\u202e" in line
+
+
 def test_a_workbook_is_checked_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A worksheet that no flow reads is listed, and so is a sheet."""
     book = Workbook(write_only=True)

@@ -40,6 +40,8 @@ from ca_biositing.pipeline.sources.workbook import WorkbookFile
 
 # Of those with the same reason in a worksheet, so that one wrong column does not hide the others.
 _SHOWN_CELLS = 20
+# What a cell or a file's name holds must not control the terminal, nor reverse the direction of what is shown.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _GOOGLE_SHEET = re.compile(r"https://docs\.google\.com/spreadsheets/d/([A-Za-z0-9_-]+)")
 _WORKSHEET = "worksheet"
 _FORMATS = ("text", "csv", "json")
@@ -225,7 +227,8 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         notes.append(other)
         report.failures.setdefault(other, [])
     output = {"text": _as_text, "csv": _as_csv, "json": _as_json}[given.format](report, source, sheets, notes)
-    print("\n".join(output).replace(given.sheets, str(at)))
+    text = "\n".join(output).replace(given.sheets, str(at))
+    print(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text) if given.format == "text" else text)
     return 1 if report.failures or (report.problems and not given.as_flows) else 0
 
 

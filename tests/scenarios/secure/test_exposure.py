@@ -52,6 +52,14 @@ def test_a_service_may_not_take_all_there_is(platform: "Platform", note: Callabl
     assert 0 < int(limits["TasksMax"]) <= 1024
 
 
+@pytest.mark.parametrize("unit", ["prefect-server", "prefect-worker", "nginx", "biocirv-migrations", "postgresql@*"])
+def test_memory_gets_to_no_disk(platform: "Platform", unit: str) -> None:
+    """It holds secrets. PostgreSQL may swap, for it holds data that are on the disk anyway."""
+    shown = platform.host.check_output("systemctl show --property=LimitCORE,MemorySwapMax %s", unit).splitlines()
+    assert "LimitCORE=0" in shown
+    assert "MemorySwapMax=0" in shown or unit.startswith("postgresql")
+
+
 def test_each_service_has_an_account_of_its_own(platform: "Platform") -> None:
     """No login to these accounts is possible; only the firewall runs as root, with a single capability."""
     for unit in MOST:

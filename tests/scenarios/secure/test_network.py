@@ -109,6 +109,14 @@ def test_plain_http_is_sent_to_https(platform: "Platform") -> None:
     assert "true" not in "".join(body)
 
 
+@pytest.mark.parametrize(
+    "path", ["/docs", "/redoc", "/openapi.json", "//docs", "/%64ocs", "/docs/oauth2-redirect", "/x/../docs"]
+)
+def test_pages_about_the_api_ask_for_the_password(platform: "Platform", path: str) -> None:
+    options = ("--location", "--path-as-is", "--output", "/dev/null", "--write-out", "%{http_code}")
+    assert platform.curl(path, *options).stdout == "401"
+
+
 @pytest.mark.parametrize("path", ["/api/health", "/api/ready"])
 def test_health_is_for_everybody(platform: "Platform", path: str) -> None:
     assert platform.curl(path, "--fail").stdout.strip() in ("true", '{"message":"OK"}')

@@ -1,5 +1,8 @@
 """Access to PostgreSQL from another host: what it refuses, and what it permits."""
 
+import base64
+import hashlib
+import hmac
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import limits
+from tests.scenarios.secure.conftest import LOGINS
 
 if TYPE_CHECKING:
     from tests.scenarios.secure.conftest import Platform
@@ -32,6 +36,26 @@ def test_verified_tls_is_the_way_in(platform: "Platform", note: Callable[[str], 
         assert done.stdout.startswith(f"{platform.login(login)}|as|"), done.stderr
         assert "TLSv1.3|" in done.stdout
         note(f"psql sslmode=verify-full dbname={database}: {' '.join(done.stdout.replace('|', ' ').split())}")
+
+
+def test_a_salt_tells_nothing_of_its_password(platform: "Platform") -> None:
+    """PostgreSQL sends the salt to whoever begins to log in."""
+    for login in LIMITS:
+        name = platform.login(login)
+        query = "SELECT split_part(split_part(rolpassword, '$', 2), ':', 2) FROM pg_authid WHERE rolname = :'name'"
+        ask = f"cd / && echo %s | runuser --user postgres -- psql -AtX --set=name={name}"
+        salt = base64.b64decode(platform.host.check_output(ask, query))
+        password = platform.password(LOGINS[login]).encode()
+        assert len(salt) == 16
+        assert salt != hmac.digest(password, name.encode(), hashlib.sha256)[:16]
+
+
+def test_the_account_postgres_alone_uses_logins_over_the_socket(platform: "Platform") -> None:
+    """Restoring dumps and counting rows need no superuser."""
+    for account, refused in (("postgres", False), ("prefect-worker", True), ("prefect-server", True), ("root", True)):
+        connect = f"psql --username={platform.login('biocirv_reader')} --dbname=biocirv_db --command='SELECT 1'"
+        done = platform.host.run(f"cd / && runuser --user {account} -- {connect}")
+        assert ("Peer authentication failed" in done.stderr) is refused, done.stderr
 
 
 def test_connections_without_tls_are_refused(platform: "Platform") -> None:
