@@ -35,7 +35,11 @@ def test_nobody_logs_in_over_the_network_as_a_superuser(database: Host) -> None:
     ).splitlines()
     assert rules[0] == "local|{postgres}|peer"
     assert rules[1:]
-    assert all(rule.startswith("hostssl|{+") and rule.endswith("|scram-sha-256") for rule in rules[1:]), rules
+    # Owners and readers also over the socket, by the account postgres.
+    local = {"local|{+biocirv_owner,+biocirv_read}|peer", "local|{+prefect_owner}|peer"}
+    assert local <= set(rules)
+    remote = [rule for rule in rules[1:] if rule not in local]
+    assert all(rule.startswith("hostssl|{+") and rule.endswith("|scram-sha-256") for rule in remote), rules
 
 
 def test_every_connection_is_encrypted_and_of_a_login_with_a_limit(database: Host) -> None:
