@@ -159,11 +159,11 @@ restore-drill: $(VENV)/controller ## restore everything aside, check and compare
 
 # A moment as a playbook's variable, in which spaces and quotes are harmless.
 TO_AS = --extra-vars "$$($(VENV)/bin/python -c 'import json, os; print(json.dumps({"restore_to": os.environ.get("TO", "")}))')"
-restore: $(VENV)/controller ## bring biocirv_db back to TO=2026-11-29T10:00:00Z, TO=restore-point or TO=latest (CHECK=1 only compares), or a database to its dump FILE=; CONFIRM=1 does not ask, MIGRATE=0 keeps its revision
+restore: $(VENV)/controller ## bring biocirv_db back to TO=2026-11-29T10:00:00Z, TO=restore-point or TO=latest (CHECK=1 only compares, DATABASE=all restores the whole cluster), or a database to its dump FILE=; CONFIRM=1 does not ask, MIGRATE=0 keeps its revision
 ifeq ($(CHECK),1)
 	@$(PLAY) playbooks/restore_check.yml $(TO_AS)
 else
-	@$(PLAY) playbooks/restore.yml $(if $(TO),$(TO_AS),--extra-vars '{"restore_file": "$(FILE)"}') $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
+	@$(PLAY) playbooks/$(if $(filter all,$(DATABASE)),restore_all,restore).yml $(if $(TO),$(TO_AS),--extra-vars '{"restore_file": "$(FILE)"}') $(if $(filter 1,$(CONFIRM)),--extra-vars restore_confirmed=true) $(if $(filter 0,$(MIGRATE)),--extra-vars restore_migrate=false)
 endif
 
 ##@ Development

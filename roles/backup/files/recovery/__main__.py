@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .aside import check_room, restored
+from .aside import ROOM, check_room, restore_options, restored
 from .cluster import Cluster
 from .drill import PATIENCE, drill, read_result
 from .host import RecoveryError, Settings, alone, run, settings, shown
@@ -38,6 +38,7 @@ def main() -> None:
     aside = commands.add_parser("aside", help="restore a database aside, compare it, and dump it")
     for each in (find, aside):
         each.add_argument("to", help="latest, a restore point, or a time with its zone")
+    find.add_argument("--in-place", action="store_true", help="look at the room for a second cluster, too")
     aside.add_argument("database")
     aside.add_argument("--dump", help="file for the dump; without, the copy is only compared")
     arguments = parser.parse_args()
@@ -76,7 +77,7 @@ def lacks(own: Settings) -> list[str]:
     """Return what is missing on this host: directories, each with its path, `timers`, `stanza`, and `backup`."""
     directories = [own.state, *(each["directory"] for each in own.repositories if each["directory"])]
     missing = [f"directory {path}" for path in directories if not os.access(path, os.W_OK)]
-    if not all(_is_scheduled(timer) for timer in own.timers):
+    if not _are_scheduled(own.timers):
         missing.append("timers")
     try:
         states, backups = Repositories(own).info()
@@ -89,12 +90,14 @@ def lacks(own: Settings) -> list[str]:
     return [*missing, *(["backup"] if any(each.number not in having for each in states) else [])]
 
 
-def _is_scheduled(timer: str) -> bool:
-    """Return whether a timer runs, also after a boot, and systemd knows it and its service as they are on the disk."""
-    shown_timer = run("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", timer).split()
-    service = timer.replace(".timer", ".service")
-    is_known = run("systemctl", "show", "--property=NeedDaemonReload", "--value", service).strip() == "no"
-    return is_known and set(shown_timer) == {"ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no"}
+def _are_scheduled(timers: list[str]) -> bool:
+    """Return whether timers run, also after a boot, and systemd knows the present units of them and their services."""
+    services = [timer.replace(".timer", ".service") for timer in timers]
+    said = run("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", *timers, *services)
+    wanted = {"ActiveState=active": len(timers), "UnitFileState=enabled": len(timers)}
+    wanted["NeedDaemonReload=no"] = len(timers) + len(services)
+    # A service may run now, too.
+    return all(said.split().count(line) >= number for line, number in wanted.items())
 
 
 def backup(own: Settings) -> int:
@@ -147,7 +150,9 @@ def find_way(own: Settings, to: str) -> tuple[Target, Route]:
     target = read_target(to, read_points(own))
     living, repositories = Cluster(own.port), Repositories(own)
     states, backups = repositories.info()
-    if living.answers() and not (target.time and target.time > now):
+    # A cluster that was made anew after a loss cannot be archived there.
+    is_archived = living.answers() and living.archiver()["system"] in {each.system for each in states}
+    if is_archived and not (target.time and target.time > now):
         living.mark(f"restore-{now:%Y%m%dT%H%M%SZ}", PATIENCE)
     having = [each.number for each in states if any(one.repository == each.number for one in backups)]
     if not having:
@@ -164,9 +169,16 @@ def find_way(own: Settings, to: str) -> tuple[Target, Route]:
 
 
 def find(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what a target means, and which backup leads there."""
+    """Return what a target means, which backup leads there, and what a restoration in place needs."""
     target, route = find_way(own, arguments.to)
-    return _described(target, route)
+    if arguments.in_place:
+        check_room(Path(own.data).parent, route.backup.size * ROOM, "A restoration beside the present cluster")
+    return {
+        **_described(target, route),
+        "options": restore_options(target, route),
+        "data": own.data,
+        "now": f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
+    }
 
 
 def _described(target: Target, route: Route) -> dict[str, Any]:

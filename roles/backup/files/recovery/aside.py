@@ -51,7 +51,8 @@ class Copy:
 
 def check_room(directory: Path, needed: float, what: str) -> None:
     """Raise RecoveryError unless the file system of a directory has so many bytes free."""
-    free = shutil.disk_usage(directory).free
+    # On a disk that is new, nothing is there.
+    free = shutil.disk_usage(next(each for each in (directory, *directory.parents) if each.exists())).free
     if free < needed:
         raise RecoveryError(
             f"{what} needs {needed / 1e9:.1f} GB in {directory}, where {free / 1e9:.1f} GB are free: free some, or set "
