@@ -79,7 +79,7 @@ def worksheets(mistakes: Mapping[Place, object]) -> dict[str, list[list[object]]
         [f"BIO-{40 + n % 20:03}", f"EXP-{10 + n % 30}", f"Ash {n}", "%", n / 4, 1]
         for n in range(400)
     ]
-    content = {
+    content: dict[str, list[list[object]]] = {
         SAMPLES: [
             [
                 "Sample_name",
@@ -115,7 +115,7 @@ def write_workbook(path: Path, mistakes: Mapping[Place, object]) -> None:
                 if isinstance(value, str) and "\x92" in value:
                     target._value, target.data_type = value, "s"  # type: ignore[attr-defined]
                 else:
-                    target.value = value  # type: ignore[assignment]
+                    target.value = value
                 if look:
                     target.number_format = look
     book.save(path)
@@ -243,7 +243,8 @@ def test_references_are_looked_for_in_the_worksheets(folder: Path, capsys: pytes
     _, lines = check(capsys, folder)
 
     for line in [
-        "    row 2, 'BIO-AH-01': Sample_name is not in field_sample, where it must be first; did you mean 'BIO-AH-001'?",
+        "    row 2, 'BIO-AH-01': Sample_name is not in field_sample, where it must be first; "
+        "did you mean 'BIO-AH-001'?",
         "    row 2, 'EXP': Exper_id is not in experiment, where it must be first",
     ]:
         assert line in lines

@@ -33,7 +33,7 @@ def write(folder: Path, *rows: Sequence[object]) -> Path:
     assert page
     page.title = "Samples"
     for row in rows:
-        page.append(row)
+        page.append(list(row))
     workbook.create_chartsheet("Chart", 0).add_chart(BarChart())
     workbook.save(folder / "Lab.xlsx")
     return folder / "Lab.xlsx"

@@ -1,7 +1,7 @@
 """Checks sheets as a load would, without a database: look before you load.
 
-``python -m ca_biositing.pipeline.check SHEETS`` reads a folder of sheets, a workbook, or a Google Sheet by its address. It
-prints each worksheet, the accounting of a load into an empty database, and each cell that keeps a row from being
+``python -m ca_biositing.pipeline.check SHEETS`` reads a folder of sheets, a workbook, or a Google Sheet by its address.
+It prints each worksheet, the accounting of a load into an empty database, and each cell that keeps a row from being
 loaded. Names that cells refer to are looked for in the worksheets; a name that only the database has counts as missing.
 
 Exit codes: 0 every row would be loaded, 1 a row would be rejected or a flow could not run, 2 wrong arguments.
@@ -210,7 +210,9 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     given = parser.parse_args(arguments)
     at = given.at or Path(given.sheets)
     checked = datasets()
-    report, sheets, notes = Report(), [], []
+    report = Report()
+    sheets: Sequence[str] = []
+    notes: list[str] = []
     source: Source | None = None
     try:
         limits = {}
@@ -299,9 +301,15 @@ def _contradictions(dataset: Dataset, records: pl.DataFrame) -> Iterator[Problem
                 f"has the same {', '.join(headers)} as row {other[ROW_NUMBER]} of worksheet {other[_WORKSHEET]}, "
                 "but other values; keep one of them"
             )
-            for row in members:
+            for member in members:
                 yield Problem(
-                    dataset.name, dataset.sheet, str(row[_WORKSHEET]), int(str(row[ROW_NUMBER])), None, None, reason
+                    dataset.name,
+                    dataset.sheet,
+                    str(member[_WORKSHEET]),
+                    int(str(member[ROW_NUMBER])),
+                    None,
+                    None,
+                    reason,
                 )
 
 
