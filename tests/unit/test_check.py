@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openpyxl import Workbook
@@ -29,7 +30,7 @@ MISTAKES: dict[Place, object] = {
     (SAMPLES, 7, "Sample_name"): True,
     (SAMPLES, 11, "Resource"): None,
     (SAMPLES, 12, "Provider_code"): "1-Mar",
-    (SAMPLES, 15, "Primary_crop"): "Allmond",
+    (SAMPLES, 15, "Primary_crop"): (0.5, "# ?/?"),
     (SAMPLES, 16, "Primary_crop"): "#BEZUG!",
     (SAMPLES, 20, "County"): "=A2&B2",
     (SAMPLES, 21, "County"): "Loading...",
@@ -68,7 +69,7 @@ MISTAKES: dict[Place, object] = {
 }
 
 
-def worksheets(mistakes: Mapping[Place, object]) -> dict[str, list[list[object]]]:
+def worksheets(mistakes: Mapping[Place, object]) -> dict[str, list[list[Any]]]:
     """Return 500 rows of samples, experiments and measurements, with mistakes in them."""
     samples: list[list[object]] = [
         [f"BIO-{n:03}", "Hulls", ["Almond", "Rice"][n % 2], f"P{n}", "Yolo", dt.date(2024, 10, 1), n] for n in range(60)
@@ -79,7 +80,7 @@ def worksheets(mistakes: Mapping[Place, object]) -> dict[str, list[list[object]]
         [f"BIO-{40 + n % 20:03}", f"EXP-{10 + n % 30}", f"Ash {n}", "%", n / 4, 1]
         for n in range(400)
     ]
-    content: dict[str, list[list[object]]] = {
+    content: dict[str, list[list[Any]]] = {
         SAMPLES: [
             [
                 "Sample_name",

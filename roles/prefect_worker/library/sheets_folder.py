@@ -16,7 +16,8 @@ DOCUMENTATION = r"""
 module: sheets_folder
 short_description: Find the sheets of a folder, and pack them
 description:
-  - Finds the sheets of a folder: folders of csv files, C(<sheet>/<worksheet>.csv), and workbooks, C(<sheet>.xlsx).
+  - Finds the sheets of a folder: folders of csv files, C(<sheet>/<worksheet>.csv), and workbooks, C(<sheet>.xlsx) or
+    C(<sheet>.xlsm).
   - Fails where there is no sheet, one is there as both kinds, or one cannot be read, and says what is there instead.
   - Links are refused, because they lead out of the folder.
 options:
@@ -31,6 +32,7 @@ ignored: {type: list, elements: str, returned: always, description: What else is
 size: {type: int, returned: always, description: Size of the files, in bytes.}
 """
 
+WORKBOOKS = (".xlsx", ".xlsm")
 WHAT = "A sheet is a folder of csv files, <sheet>/<worksheet>.csv, or a workbook, <sheet>.xlsx."
 
 
@@ -66,7 +68,7 @@ def find(folder: Path) -> Found:
     """
     found = Found()
     for entry in sorted(folder.iterdir()):
-        if is_passed_over(entry) or not (entry.is_dir() or entry.suffix.lower() == ".xlsx"):
+        if is_passed_over(entry) or not (entry.is_dir() or entry.suffix.lower() in WORKBOOKS):
             found.ignored.append(entry.name + "/" * entry.is_dir())
         elif entry.is_dir():
             find_worksheets(folder, entry, found)
@@ -102,8 +104,6 @@ def add(folder: Path, path: Path, sheet: str, kind: str, found: Found) -> None:
         found.problems.append(f"{path} is no file.")
     elif not str(path.relative_to(folder)).isprintable():
         found.problems.append(f"{str(path)!r} has a name with characters that cannot be shown: rename it.")
-    elif path.suffix != f".{kind}":
-        found.problems.append(f"{path} would not be read, because of its capitals: rename it to {path.stem}.{kind}.")
     else:
         found.sheets.setdefault(sheet, {}).setdefault(kind, []).append(path.relative_to(folder))
 
@@ -111,9 +111,15 @@ def add(folder: Path, path: Path, sheet: str, kind: str, found: Found) -> None:
 def problems(folder: Path, found: Found) -> list[str]:
     """Return why the sheets of a folder cannot be used."""
     twice = [
-        f"The sheet '{name}' is there twice, as csv files in {folder / name} and as {folder / name}.xlsx: remove one."
+        f"The sheet '{name}' is there twice, as csv files in {folder / name} and as {folder / kinds['xlsx'][0]}: "
+        "remove one."
         for name, kinds in found.sheets.items()
         if len(kinds) > 1
+    ]
+    files = [path.with_suffix("") for path in found.files()]
+    twice += [
+        f"{folder / path} is there twice, with suffixes that mean the same: remove one."
+        for path in sorted({path for path in files if files.count(path) > 1})
     ]
     if found.sheets or found.problems:
         return [*found.problems, *twice]
@@ -132,7 +138,7 @@ def closed_to_others(folder: Path, found: Found) -> str:
     commands = [f"chmod o+rx {shlex.quote(str(folder))}"] if is_closed(folder, 0o5) else []
     for name, kinds in found.sheets.items():
         for kind, files in kinds.items():
-            path = folder / (name if kind == "csv" else f"{name}.xlsx")
+            path = folder / (name if kind == "csv" else files[0])
             closed = [each for each in files if is_closed(folder / each, 0o4)]
             if closed or (kind == "csv" and is_closed(path, 0o5)):
                 commands.append(f"chmod -R o+rX {shlex.quote(str(path))}")

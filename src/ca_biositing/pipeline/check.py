@@ -1,7 +1,7 @@
 """Checks sheets as a load would, without a database: look before you load.
 
-``python -m ca_biositing.pipeline.check SHEETS`` reads a folder of sheets, a workbook, or a Google Sheet by its address.
-It prints each worksheet, the accounting of a load into an empty database, and each cell that keeps a row from being
+``python -m ca_biositing.pipeline.check SHEETS`` reads a folder of sheets, a workbook, or the address of a Google Sheet,
+and prints each worksheet, the accounting of a load into an empty database, and each cell that keeps a row from being
 loaded. Names that cells refer to are looked for in the worksheets; a name that only the database has counts as missing.
 
 Exit codes: 0 every row would be loaded, 1 a row would be rejected or a flow could not run, 2 wrong arguments.
@@ -21,6 +21,7 @@ from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from sqlalchemy import Numeric
@@ -290,7 +291,7 @@ def _contradictions(dataset: Dataset, records: pl.DataFrame) -> Iterator[Problem
         )
 
     headers = list(dict.fromkeys(dataset.filled[name] for name in key))
-    groups: dict[tuple[object, ...], dict[tuple[object, ...], list[Mapping[str, object]]]] = {}
+    groups: dict[tuple[object, ...], dict[tuple[object, ...], list[dict[str, Any]]]] = {}
     for row in records.filter(records.select(key).is_duplicated()).sort(_WORKSHEET, ROW_NUMBER).iter_rows(named=True):
         groups.setdefault(comparable(row, key), {}).setdefault(comparable(row, facts), []).append(row)
     for versions in groups.values():
@@ -301,16 +302,8 @@ def _contradictions(dataset: Dataset, records: pl.DataFrame) -> Iterator[Problem
                 f"has the same {', '.join(headers)} as row {other[ROW_NUMBER]} of worksheet {other[_WORKSHEET]}, "
                 "but other values; keep one of them"
             )
-            for member in members:
-                yield Problem(
-                    dataset.name,
-                    dataset.sheet,
-                    str(member[_WORKSHEET]),
-                    int(str(member[ROW_NUMBER])),
-                    None,
-                    None,
-                    reason,
-                )
+            for row in members:
+                yield Problem(dataset.name, dataset.sheet, row[_WORKSHEET], row[ROW_NUMBER], None, None, reason)
 
 
 @contextmanager
