@@ -182,7 +182,15 @@ def test_prefect_shows_the_accounting(prefect: SyncPrefectClient, migrated_datab
     run = children["field_sample"]
     assert set(run.tags) == {"etl", "field_sample"}
     shown = artifacts(prefect, run.id)
-    counts = {"table": "field_sample", "read": 61, "inserted": 59, "updated": 0, "unchanged": 0, "rejected": 2}
+    counts = {
+        "table": "field_sample",
+        "read": 61,
+        "inserted": 59,
+        "updated": 0,
+        "unchanged": 0,
+        "rejected": 2,
+        "orphaned": 0,
+    }
     assert str(counts).replace("'", '"') in str(shown["accounting-field-sample"].data)
     page = str(shown["rejected-rows-field-sample"].data)
     assert "2 of 61 rows were not loaded. Correct them in the worksheet, and run the flow again" in page
@@ -210,7 +218,7 @@ def test_the_master_run_shows_all_flows(prefect: SyncPrefectClient, migrated_dat
     assert shown.keys() == {"accounting", "rejected-rows"}
     assert all(artifact.task_run_id is None for artifact in shown.values())
     rows = json.loads(str(shown["accounting"].data))
-    columns = ("flow", "read", "inserted", "updated", "unchanged", "rejected")
+    columns = ("flow", "read", "inserted", "updated", "unchanged", "rejected", "orphaned")
     assert [tuple(row[name] for name in columns) for row in rows] == query(
         migrated_database,
         f"SELECT {', '.join(columns)} FROM etl_run ORDER BY id",  # noqa: S608 - own names
@@ -510,7 +518,7 @@ def test_one_failing_flow_does_not_stop_the_others(
     assert rows["primary_product"] | {"failure": ""} == {
         "flow": "primary_product",
         "table": "primary_product",
-        **dict.fromkeys(("read", "inserted", "updated", "unchanged", "rejected")),
+        **dict.fromkeys(("read", "inserted", "updated", "unchanged", "rejected", "orphaned")),
         "failure": "",
     }
     assert rows["primary_product"]["failure"] == state_of(children["primary_product"])[1]

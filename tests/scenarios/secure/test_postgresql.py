@@ -143,6 +143,7 @@ def test_the_writer_writes(platform: "Platform") -> None:
         ("biocirv_user", "DROP TABLE primary_product", "must be owner of table primary_product"),
         ("biocirv_user", "ALTER TABLE primary_product ADD mine int", "must be owner of table primary_product"),
         ("biocirv_user", "TRUNCATE primary_product CASCADE", "permission denied for table "),
+        ("biocirv_user", "DELETE FROM row_history", "Only the triggers of tables write row_history"),
         ("biocirv_user", "SET ROLE biocirv_owner", 'permission denied to set role "biocirv_owner"'),
         ("biocirv_user", "SET pgaudit.log = 'none'", 'permission denied to set parameter "pgaudit.log"'),
         ("biocirv_user", "CREATE ROLE mine", "permission denied to create role"),
