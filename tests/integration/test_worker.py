@@ -876,7 +876,7 @@ def test_heartbeats_of_a_host_whose_clock_is_slow_bear_the_server_s_time(
     """The worker says how slow it is, in its log and its status."""
     with Line(prefect_server, ahead=180) as line:
         pool = programs.pool(programs.start("slow-clock", api_url=line.url, environment=HEARTBEATS))
-        pool.worker.wait_for_status(r"^Polls slow-clock: 0 of 8 flow runs; this host's clock is 1(79|8\d) s slow$")
+        pool.worker.wait_for_status(r"^Polls slow-clock: 0 of 8 flow runs; this host's clock is 1[678]\d s slow$")
         assert pool.worker.log.count("The clock of this host is 1") == 1
         run = pool.start("flows.py:waits", tmp_path)
         pool.note(tmp_path, "waits")
@@ -889,7 +889,7 @@ def test_heartbeats_of_a_host_whose_clock_is_slow_bear_the_server_s_time(
         sent = time.time()
         (tmp_path / "go").touch()
         assert pool.wait_for_end(run).name == "Completed"
-        assert event.occurred.timestamp() - sent == pytest.approx(180, abs=limited(10))
+        assert event.occurred.timestamp() - sent == pytest.approx(180, abs=limited(20))
 
 
 def test_what_concerns_one_run_or_one_file_does_not_end_the_worker(

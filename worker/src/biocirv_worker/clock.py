@@ -26,6 +26,8 @@ VARIABLE = "SERVER_TIME_AT_BOOT"
 # Clocks that differ by less are taken for equal, in seconds: a heartbeat may take longer.
 TOLERANCE = 5
 
+# Seconds: a date has no fractions, and the server renews it once a second.
+_RESOLUTION = 2
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
@@ -39,7 +41,7 @@ class Clock:
         self.server_time_at_boot: float | None = None
 
     async def compare(self, client: PrefectClient) -> None:
-        """Ask the API for its time, which it gives to a second.
+        """Ask the API for its time.
 
         Raises:
             httpx.HTTPError: the API does not answer.
@@ -50,10 +52,12 @@ class Clock:
         after, now = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
         if "Date" not in answer.headers:
             return
-        # The middle of the second, at a moment between request and answer.
-        server = parsedate_to_datetime(answer.headers["Date"]).timestamp() + 0.5
-        self.ahead = (before + after) / 2 - server
-        self.server_time_at_boot = server + (after - before) / 2 - now
+        # The server took its time between request and answer, which may be long on a busy one. Of all differences that
+        # are possible, the least one counts.
+        server = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        least, most = before - server - _RESOLUTION, after - server
+        self.ahead = max(least, 0.0) + min(most, 0.0)
+        self.server_time_at_boot = after - self.ahead - now
 
     @property
     def is_wrong(self) -> bool:

@@ -36,7 +36,10 @@ def prepare() -> dict[str, Any]:
         "prefect.flow_engine",
         "prefect.task_engine",
         "prefect.workers.process",
+        # All that forks need of this package: an upgrade changes nothing for a worker that drains.
+        "biocirv_worker.clock",
         "biocirv_worker.flow_run",
+        "biocirv_worker.internals.forks",
         "biocirv_worker.internals.heartbeats",
         "biocirv_worker.internals.metrics",
         "biocirv_worker.outbox",
