@@ -1,5 +1,7 @@
-"""The scripts of `make restore`: whoever owns a database, with its functions and settings, gets no more."""
+"""Scripts that restore or converge a database: who owns it, with its functions and settings, gets no more rights."""
 
+import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -168,3 +170,32 @@ END
 def test_only_the_account_postgres_uses_these_logins(container: Container, login: str) -> None:
     said = execute(container, 'psql -U "$1" -d it -c "SELECT 1" 2>&1 || true', login, user="nobody")
     assert "Peer authentication failed" in said
+
+
+@pytest.mark.thorough
+def test_a_converge_runs_no_function_of_the_owner(container: Container, sql: Sql, tmp_path: Path) -> None:
+    """In the default search path, those with a name of PostgreSQL's and more fitting arguments take precedence."""
+    variables = {
+        "ansible_managed": "",
+        "database_databases": [
+            {"name": "it", "owner": "it_owner", "readers": ["it_reader"], "extensions": ["pg_trgm"]}
+        ],
+        "database_logins": [{"name": "it_login", "password": "p" * 16, "role": "it_owner", "connections": 5}],
+        "database_scram_key": "k" * 32,
+        "__database_audit_of_others": "none",
+    }
+    template, script = ROLES / "database/templates/access.sql.j2", tmp_path / "access.sql"
+    command = ["ansible", "localhost", "--module-name", "template", "--args", f"src={template} dest={script}"]
+    environment = {**os.environ, "ANSIBLE_FILTER_PLUGINS": str(ROLES / "database/filter_plugins")}
+    subprocess.run([*command, "--extra-vars", json.dumps(variables)], check=True, capture_output=True, env=environment)
+    sql(FUNCTIONS)
+
+    apply = f"cat > /tmp/access.sql <<'END'\n{script.read_text(encoding='utf-8')}\nEND\n"
+    execute(container, apply)
+    for _ in range(2):
+        said = execute(container, "psql -X -v apply=on -v retire=off -f /tmp/access.sql postgres", user="postgres")
+
+    assert superusers(sql) == "postgres"
+    assert said == ""
+    assert "pg_trgm" in sql("SELECT extname FROM pg_extension")
+    assert sql("SELECT has_table_privilege('it_reader', 'plain', 'SELECT')") == "t"
