@@ -312,3 +312,11 @@ def test_an_inventory_that_sets_what_has_no_effect_is_refused(preflight: ModuleT
     names = action.set_names({"hostvars": HostVars(inventory, variables, loader), "inventory_hostname": "one"})
     assert names >= {"postgresql_port", "release_network_environment", "database_port"}
     assert "backup_port" not in names
+
+
+def test_backups_need_a_passphrase_that_their_configuration_can_hold(preflight: ModuleType) -> None:
+    assert preflight.passphrase_problems(None, needed=False) == []
+    assert preflight.passphrase_problems("p" * 32, needed=True) == []
+    for unfit in (None, "", "short", "two words of it", "line\nbreak-in-it"):
+        (problem,) = preflight.passphrase_problems(unfit, needed=True)
+        assert problem.startswith("backup_passphrase, which encrypts the backups, must be of at least 12 ")

@@ -28,7 +28,12 @@ PLACES = (
     "/etc/ssl/certs/biocirv*",
     "/run/prefect*",
     "/run/biocirv*",
+    "/etc/pgbackrest",
+    "/etc/postgresql/*/main/conf.d/biocirv-archive.conf",
+    "/var/lib/biocirv-recovery",
+    "/var/lib/systemd/timers/stamp-biocirv*",
 )
+BACKUPS = "ls /var/lib/pgbackrest/backup/biocirv"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +61,12 @@ def test_nothing_is_left_but_what_is_listed(host: Host) -> None:
     assert host.run("nft list table inet biocirv").rc != 0
     assert host.check_output("ss --no-header --listening --tcp --numeric 'sport = :443'") == ""
     assert host.file("/srv/biocirv/sheets").is_directory
+    # Without the program that archives it, WAL would fill the disk.
+    assert host.check_output("runuser --user postgres -- psql -Atc 'SHOW archive_mode'") == "off"
+    assert "latest" in host.check_output(BACKUPS)
     listed = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
     assert "`/srv/biocirv/sheets`" in listed
+    assert "`/var/lib/pgbackrest`" in listed
     assert all(f"`{account}`" in listed for account in ACCOUNTS)
 
 
@@ -74,13 +83,14 @@ def test_data_goes_only_when_asked(host: Host) -> None:
             INVENTORY,
             "playbooks/uninstall.yml",
             "--extra-vars",
-            "uninstall_data=true",
+            "uninstall_data=true uninstall_backups=true",
         ],
         check=True,
         cwd=ROOT,
     )
 
     assert host.check_output("pg_lsclusters --no-header") == ""
+    assert host.check_output("find /var/lib/pgbackrest -mindepth 1") == ""
     assert host.run("ls /var/lib/postgresql/*/main").rc != 0
     assert not any(host.user(account).exists for account in ACCOUNTS)
     for account in ACCOUNTS:

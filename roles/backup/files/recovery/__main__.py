@@ -195,7 +195,7 @@ def aside(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     with alone(own.state, wait=False):
         target, route = find_way(own, arguments.to)
         living = Cluster(own.port)
-        with restored(own, target, route, only=arguments.database) as copy:
+        with restored(own, target, route) as copy:
             if arguments.database not in copy.cluster.databases():
                 raise RecoveryError(f"There was no database {arguments.database} at {target}.")
             then = copy.cluster.tables(arguments.database, digest=True)

@@ -76,12 +76,11 @@ def restore_options(target: Target, route: Route) -> list[str]:
 
 
 @contextmanager
-def restored(
-    settings: Settings, target: Target, route: Route, *, only: str = "", patience: float = 3600
-) -> Iterator[Copy]:
-    """Restore a copy aside, run it, and remove it again.
+def restored(settings: Settings, target: Target, route: Route, *, patience: float = 3600) -> Iterator[Copy]:
+    """Restore a copy of the whole cluster aside, run it, and remove it again.
 
-    only: the one database whose content is restored; empty: all. patience: seconds for the replay of WAL.
+    Not of one database alone: pgBackRest would leave out one that had another name, or none, when the backup was made.
+    patience: seconds for the replay of WAL.
 
     Raises:
         RecoveryError: there is no room, or the target cannot be reached.
@@ -108,7 +107,6 @@ def restored(
             f"--tablespace-map-all={place}/tablespaces",
             "--no-delta",
             "--archive-mode=off",
-            *([f"--db-include={only}"] if only else []),
             env=environment,
         )
         with _running(settings, place, environment, patience) as cluster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,6 +113,15 @@ class Cluster:
         """Return the revisions of alembic that a database is at."""
         found: list[str] = json.loads(self.ask(REVISION, database))
         return found
+
+    def table_of(self, file: str) -> str:
+        """Return the table or index that a file below the data directory belongs to; the file where there is none."""
+        match = re.fullmatch(r"base/(\d+)/(\d+)(?:[._].*)?", file)
+        if not match:
+            return file
+        database = self.ask("SELECT datname FROM pg_database WHERE oid = :oid", oid=match[1]).strip()
+        table = self.ask("SELECT pg_filenode_relation(0, :node)", database, node=match[2]).strip() if database else ""
+        return f"{table} of {database}" if table else file
 
     def archiver(self) -> dict[str, Any]:
         """Return the state of the archiver."""

@@ -67,6 +67,12 @@ def _exercise(settings: Settings, result: dict[str, Any]) -> None:
     later = _counted(living, settings)
     target = Target(point.time, point.name)
     own = [backup for backup in backups if backup.repository == first]
+    if own[-1].faulty:
+        damaged = ", ".join(living.table_of(file) for file in repositories.damaged_files(own[-1]))
+        result["problems"].append(
+            f"The disk of the living database has damaged pages, which the last backup found, in {damaged}: what they "
+            "held can be restored from an earlier backup, as `make restore TO=` does."
+        )
     route = find_route(target, own, repositories.segments(first), datetime.now(UTC))
     result |= {
         "backup": route.backup.label,

@@ -154,6 +154,11 @@ class Repositories:
         """Return the state of the repositories, and the backups in them, oldest first."""
         return read_info(self.pgbackrest("info", "--output=json"), self._settings.stanza)
 
+    def damaged_files(self, backup: Backup) -> list[str]:
+        """Return the files, below the data directory, in which a backup found pages with wrong checksums."""
+        text = self.pgbackrest("info", "--output=json", f"--set={backup.label}", f"--repo={backup.repository}")
+        return [name for found in json.loads(text) for each in found["backup"] for name in each.get("error-list") or []]
+
     def segments(self, repository: int) -> list[Segment]:
         """Return the archived segments of a repository by number."""
         path = f"archive/{self._settings.stanza}"
