@@ -12,7 +12,7 @@ import pytest
 
 from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError, source_from_environment
 from ca_biositing.pipeline.sources.google_sheets import GoogleSheets
-from tests.unit.google_api import EMAIL, HANG_UP, GoogleApi, RefusedError, Spreadsheet, google_api
+from tests.unit.google_api import EMAIL, EXCEL, HANG_UP, SHORTCUT, GoogleApi, RefusedError, Spreadsheet, google_api
 
 DISABLED = RefusedError(
     403,
@@ -83,6 +83,31 @@ def test_progress_is_the_share_of_rows(source: GoogleSheets) -> None:
 
     assert progress == [0.25, 0.5, 0.75, 1.0]
     assert worksheet.location == "https://docs.google.com/spreadsheets/d/1lab"
+
+
+def test_a_worksheet_has_an_address(api: GoogleApi, source: GoogleSheets) -> None:
+    """Rejected rows link to it."""
+    api.spreadsheets.append(Spreadsheet("1field", "Field", {"Plots": [["Name"]], "Notes": [["Text"]]}))
+
+    assert source.link("Lab", "Samples") == "https://docs.google.com/spreadsheets/d/1lab/edit#gid=0"
+    assert source.link("Field", "Notes") == "https://docs.google.com/spreadsheets/d/1field/edit#gid=10"
+    assert source.link("Field", "Gone") == ""
+
+
+def test_a_shortcut_leads_to_its_sheet(api: GoogleApi, source: GoogleSheets) -> None:
+    """Beside the sheet itself, or where only the shortcut is listed."""
+    api.spreadsheets.append(Spreadsheet("1cut", "Lab", {}, kind=SHORTCUT, target="1lab"))
+    assert read(source)[0] == ["Name", "Crop"]
+    api.spreadsheets.append(Spreadsheet("1far", "Far", {}, kind=SHORTCUT, target="1lab"))
+    assert read(source, "Far")[0] == ["Name", "Crop"]
+
+
+@pytest.mark.parametrize("title", ["Field", "Field.xlsx"])
+def test_a_workbook_in_drive_is_named_as_such(api: GoogleApi, source: GoogleSheets, title: str) -> None:
+    api.spreadsheets.append(Spreadsheet("1field", title, {}, kind=EXCEL))
+    refusal(
+        lambda: read(source, "Field"), "'Field' is an Excel workbook in Google Drive", "Save as Google Sheets", EMAIL
+    )
 
 
 @pytest.mark.parametrize("name", ["A1", 'it\'s "50 %" / b?c#d&e', "01-BasicSampleInfo", "Größe 米"])

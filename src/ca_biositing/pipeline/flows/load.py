@@ -29,7 +29,7 @@ from ca_biositing.datamodels.models import RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.rejection_limits import limit_from_environment
 from ca_biositing.pipeline.etl.run import COUNTS, Accounting, TooManyRejectedError, run
-from ca_biositing.pipeline.sources import ExtractError, SourceUnavailableError, source_from_environment
+from ca_biositing.pipeline.sources import ExtractError, Source, SourceUnavailableError, source_from_environment
 
 _RETRY_DELAYS_SECONDS = [5.0, 20.0, 60.0]
 # A shorter load shows no progress bar.
@@ -71,9 +71,10 @@ def _load(dataset: Dataset) -> Accounting | State[Accounting]:
     # A state instead of an exception: the message is for the authors of the sheet, whom a traceback does not help.
     try:
         engine = engine_from_environment()
+        source = source_from_environment()
         accounting = run(
             dataset,
-            source_from_environment(),
+            source,
             engine,
             flow_run_id=UUID(flow_run.get_id()),
             limit=limit_from_environment(dataset.name),
@@ -85,10 +86,10 @@ def _load(dataset: Dataset) -> Accounting | State[Accounting]:
         return Failed(message=f"The database refused or did not answer: {str(error.orig).strip()}", data=error)
     except TooManyRejectedError as error:
         with artifacts_are_optional():
-            _show_rejected(dataset, error.run_id, engine, literal(str(error)))
+            _show_rejected(dataset, error.run_id, engine, literal(str(error)), source)
         return Failed(message=str(error), data=error)
     with artifacts_are_optional():
-        _show(dataset, accounting, engine)
+        _show(dataset, accounting, engine, source)
     return accounting
 
 
@@ -129,7 +130,7 @@ class _Progress:
             update_progress_artifact(self._artifact, progress=percent, description=description)
 
 
-def _show(dataset: Dataset, accounting: Accounting, engine: Engine) -> None:
+def _show(dataset: Dataset, accounting: Accounting, engine: Engine, source: Source) -> None:
     create_table_artifact(
         table=[{"table": dataset.table.name, **{name: getattr(accounting, name) for name in COUNTS}}],
         key=_key("accounting", dataset.name),
@@ -139,12 +140,12 @@ def _show(dataset: Dataset, accounting: Accounting, engine: Engine) -> None:
         f"{accounting.rejected} of {accounting.read} rows were not loaded. Correct them in the worksheet, and run the "
         "flow again: it takes in what is new or changed, and leaves the rest as it is."
     )
-    _show_rejected(dataset, accounting.run_id, engine, advice)
+    _show_rejected(dataset, accounting.run_id, engine, advice, source)
 
 
-def _show_rejected(dataset: Dataset, run_id: int, engine: Engine, advice: str) -> None:
+def _show_rejected(dataset: Dataset, run_id: int, engine: Engine, advice: str, source: Source) -> None:
     with engine.connect() as connection:
-        lines = rejected_rows(run_id, connection)
+        lines = rejected_rows(run_id, connection, source=source)
     create_markdown_artifact(
         markdown="\n".join([advice, "", *lines]) if lines else NO_ROW_WAS_REJECTED,
         key=_key("rejected-rows", dataset.name),
@@ -156,9 +157,14 @@ def _rows(dataset: Dataset) -> str:
     return f"the rows of '{dataset.sheet}', `{dataset.worksheets}`"
 
 
-def rejected_rows(run_id: int, connection: Connection, shown: int = _SHOWN_ROWS) -> list[str]:
-    """Return the lines of markdown that list the first rejected rows of a run in ``etl_run``; none if it has none."""
-    columns = (RejectedRow.worksheet, RejectedRow.row_number, RejectedRow.value, RejectedRow.reason)
+def rejected_rows(
+    run_id: int, connection: Connection, shown: int = _SHOWN_ROWS, source: Source | None = None
+) -> list[str]:
+    """Return the lines of markdown that list the first rejected rows of a run in ``etl_run``; none if it has none.
+
+    Where the source tells the address of a worksheet, each row links to itself there.
+    """
+    columns = (RejectedRow.sheet, RejectedRow.worksheet, RejectedRow.row_number, RejectedRow.value, RejectedRow.reason)
     # One more than are shown tells whether there are others.
     query = select(*columns).where(RejectedRow.etl_run_id == run_id).limit(shown + 1)
     rows = connection.execute(query.order_by(RejectedRow.worksheet, RejectedRow.row_number)).all()
@@ -168,13 +174,24 @@ def rejected_rows(run_id: int, connection: Connection, shown: int = _SHOWN_ROWS)
     # A list, because Prefect's page truncates the cells of a table, and the reason must be readable in full.
     for worksheet, members in groupby(rows[:shown], lambda row: row.worksheet):
         lines += [f"### {literal(worksheet)}", ""]
-        for row in members:
+        link = ""
+        for place, row in enumerate(members):
+            link = link if place else _link(source, row.sheet, worksheet)
+            number = f"[Row {row.row_number}]({link}&range=A{row.row_number})" if link else f"Row {row.row_number}"
             value = f" '{literal(row.value)}':" if row.value else ""
-            lines.append(f"- **Row {row.row_number}**{value} {literal(row.reason)}")
+            lines.append(f"- **{number}**{value} {literal(row.reason)}")
         lines.append("")
     first = f"These are the first {shown}. All of them" if len(rows) > shown else "The same"
     query_text = f"SELECT * FROM rejected_row WHERE etl_run_id = {run_id} ORDER BY worksheet, row_number"  # noqa: S608 - it is shown, not executed
     return [*lines, f"{first} in the database:", "", f"    {query_text}"]
+
+
+def _link(source: Source | None, sheet: str, worksheet: str) -> str:
+    """Return the address of a worksheet; empty if it has none, or the source does not answer."""
+    try:
+        return source.link(sheet, worksheet) if source else ""
+    except ExtractError:
+        return ""
 
 
 def literal(text: str) -> str:

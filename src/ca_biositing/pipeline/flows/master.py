@@ -23,6 +23,7 @@ from ca_biositing.pipeline.flows.load import (
     literal,
     rejected_rows,
 )
+from ca_biositing.pipeline.sources import ExtractError, source_from_environment
 
 # For each flow; its own artifact shows more.
 _SHOWN_ROWS = 20
@@ -100,10 +101,14 @@ def _read(states: Mapping[str, State[Any]]) -> tuple[dict[str, Accounting], dict
     flows = {state.state_details.flow_run_id: flow for flow, state in states.items()}
     accountings: dict[str, Accounting] = {}
     rejected: dict[str, list[str]] = {}
+    try:
+        source = source_from_environment()
+    except ExtractError:
+        source = None
     with engine_from_environment().connect() as connection:
         for run in connection.execute(select(EtlRun).where(EtlRun.flow_run_id.in_([*flows]))).all():
             flow = flows[run.flow_run_id]
-            rejected[flow] = rejected_rows(run.id, connection, _SHOWN_ROWS)
+            rejected[flow] = rejected_rows(run.id, connection, _SHOWN_ROWS, source)
             if run.status == "completed":
                 accountings[flow] = Accounting(run.id, *(getattr(run, name) for name in COUNTS))
     return accountings, rejected

@@ -62,6 +62,15 @@ class Source(Protocol):
         """
         ...
 
+    def link(self, sheet: str, worksheet: str) -> str:
+        """Return the address of a worksheet, to which ``&range=A7`` may be added for row 7; empty if it has none.
+
+        Raises:
+            ExtractError: the sheet does not exist, or cannot be read.
+
+        """
+        ...
+
 
 def alternatives(kind: str, wanted: str, present: Iterable[str]) -> str:
     """Return a sentence that lists the names that exist instead of ``wanted``, and suggests the most similar one."""

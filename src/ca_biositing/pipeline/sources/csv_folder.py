@@ -54,6 +54,10 @@ class CsvFolder:
         except OSError as error:
             raise unreadable(f"Sheet '{sheet}' ({folder})", error) from error
 
+    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
+        """Return nothing: a file has no address."""
+        return ""
+
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
         """Open a worksheet's file; see :meth:`Source.open`."""

@@ -48,6 +48,10 @@ class Folder:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`."""
         return self._source_of(sheet).worksheets(sheet)
 
+    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
+        """Return nothing: a file has no address."""
+        return ""
+
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
         """Open a worksheet; see :meth:`Source.open`."""

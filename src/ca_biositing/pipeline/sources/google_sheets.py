@@ -130,10 +130,10 @@ class GoogleSheets:
         total = len(grid.rows)
         yield Worksheet(sheet, worksheet, location, header, remaining, lambda: 1 - length_hint(remaining) / total)
 
-    def link(self, sheet: str, worksheet: str, row: int) -> str:
-        """Return the address of a row, to open it in a browser; see :meth:`Source.link`."""
+    def link(self, sheet: str, worksheet: str) -> str:
+        """Return the address of a worksheet; see :meth:`Source.link`."""
         sheet_id, present = self._find(sheet)
-        return f"{SPREADSHEET_DRIVE_URL % sheet_id}/edit#gid={present[worksheet]}&range=A{row}"
+        return f"{SPREADSHEET_DRIVE_URL % sheet_id}/edit#gid={present[worksheet]}" if worksheet in present else ""
 
     def _find(self, sheet: str) -> tuple[str, Mapping[str, int]]:
         if sheet not in self._found:

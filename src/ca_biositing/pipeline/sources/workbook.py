@@ -35,6 +35,10 @@ class WorkbookFile:
         with self._opened(sheet) as workbook:
             return sorted(workbook.pages)
 
+    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
+        """Return nothing: a file has no address."""
+        return ""
+
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
         """Open a worksheet; see :meth:`Source.open`."""
@@ -77,6 +81,10 @@ class WorkbookFolder:
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`."""
         return self._file(sheet).worksheets(sheet)
+
+    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
+        """Return nothing: a file has no address."""
+        return ""
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
