@@ -155,6 +155,13 @@ def texts_in_code() -> Iterator[str]:
                 yield node.value.replace("{}", VARIABLE)
 
 
+def reasons_of_kinds() -> Iterator[str]:
+    """Return why fields do not take cells of some kinds."""
+    reasons = [reason for kind in (Field, *Field.__subclasses__()) for reason in kind.refused.values()]
+    reasons += [value for value in vars(fields).values() if isinstance(value, str)]
+    return (reason.replace("{}", VARIABLE) for reason in reasons)
+
+
 def errors_of_checks() -> set[str]:
     """Return the error messages of the checks of all cells."""
     checks = (check for dataset in datasets() for field in dataset.columns.values() for check in field.checks())
@@ -167,7 +174,7 @@ def reasons() -> list[str]:
 
 
 def test_reasons_are_those_of_the_code() -> None:
-    texts = [*texts_in_code(), *errors_of_checks()]
+    texts = [*texts_in_code(), *errors_of_checks(), *reasons_of_kinds()]
     assert "; did you mean '…'?" in SHEETS
     for reason in [*reasons(), "; did you mean '…'?"]:
         assert any(reason.removeprefix("the row ") in text for text in texts), f"the code has no reason {reason!r}"

@@ -90,7 +90,7 @@ def test_a_worksheet_has_an_address(api: GoogleApi, source: GoogleSheets) -> Non
     api.spreadsheets.append(Spreadsheet("1field", "Field", {"Plots": [["Name"]], "Notes": [["Text"]]}))
 
     assert source.link("Lab", "Samples") == "https://docs.google.com/spreadsheets/d/1lab/edit#gid=0"
-    assert source.link("Field", "Notes") == "https://docs.google.com/spreadsheets/d/1field/edit#gid=10"
+    assert source.link("Field", "Notes") == "https://docs.google.com/spreadsheets/d/1field/edit#gid=1"
     assert source.link("Field", "Gone") == ""
 
 

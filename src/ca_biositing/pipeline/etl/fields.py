@@ -93,6 +93,7 @@ _IS_FORMULA = (
 _IS_LOADING = "was not calculated yet; open the sheet, wait until it shows the value, and load it again"
 _IS_MERGED = "is a part of a merged cell; unmerge it and fill in each row"
 _AS_TEXT = "format the column as text, and type it again"
+_UNKNOWN_NUMBER = f"is the number {{}}, which programs show differently; {_AS_TEXT}"
 _EVERY_CELL = (
     _check(
         lambda cell: cell.str.len_chars() <= _MAX_CHARACTERS,
@@ -168,7 +169,7 @@ class Field:
         )
         if self.is_as_shown:
             is_number = kind.is_in([Kind.NUMBER, Kind.SCALED]) & (value.str.len_chars() > 0)
-            unknown = pl.format(f"is the number {{}}, which programs show differently; {_AS_TEXT}", value)
+            unknown = pl.format(_UNKNOWN_NUMBER, value)
             problem = pl.coalesce(problem, pl.when(is_number & pl.col("shown").is_null()).then(unknown))
             value = pl.when(is_number).then("shown").otherwise(value)
         read = cell.select(value=value, problem=problem)
