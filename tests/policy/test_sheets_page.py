@@ -157,7 +157,8 @@ def texts_in_code() -> Iterator[str]:
 
 def reasons_of_kinds() -> Iterator[str]:
     """Return why fields do not take cells of some kinds."""
-    reasons = [reason for kind in (Field, *Field.__subclasses__()) for reason in kind.refused.values()]
+    kinds: list[type[Field]] = [Field, *Field.__subclasses__()]
+    reasons = [reason for kind in kinds for reason in kind.refused.values()]
     reasons += [value for value in vars(fields).values() if isinstance(value, str)]
     return (reason.replace("{}", VARIABLE) for reason in reasons)
 
