@@ -35,6 +35,16 @@ def test_a_library_is_left_to_flow_runs_where_other_code_runs_first(tmp_path: Pa
     ) == {"os", "prefect"}
 
 
+def test_code_after_which_no_library_is_imported_does_not_matter(tmp_path: Path) -> None:
+    """Neither one that was imported before."""
+    assert application(
+        tmp_path,
+        one="import os\nos.environ['A'] = '1'\nimport own\nfrom os import path\n",
+        two="import os\nimport yaml\n",
+        own="print()",
+    ) == {"os", "yaml"}
+
+
 @pytest.mark.parametrize(
     "text", ["this is no Python", "import missing", "from . import missing", "import os.path.missing", "\0"]
 )

@@ -114,7 +114,8 @@ class _Reader:
         self._path = [*places, *sys.path]
         self._known: set[str] = set()
         self.found: list[Import] = []
-        # The statement behind which imports are no longer followed.
+        # The first statement that may change how libraries begin; and the same, once a library is imported after it.
+        self._code = ""
         self.stopped = ""
 
     def read(self, file: Path, package: str) -> None:
@@ -144,7 +145,7 @@ class _Reader:
                     # It cannot be imported, so that nothing follows.
                     return
                 case _ if not _is_harmless(statement):
-                    self.stopped = f"line {statement.lineno} of {file}"
+                    self._code = self._code or f"line {statement.lineno} of {file}"
 
     def _follow_from(self, module: str, names: Sequence[str]) -> None:
         # In a file that is in no package, a relative import fails.
@@ -167,8 +168,10 @@ class _Reader:
             elif spec.origin and spec.origin.endswith(".py"):
                 self.read(Path(spec.origin), name if path is not None else name.rpartition(".")[0])
         else:
-            if of_library and not self.stopped:
+            if of_library and not self._code:
                 self.found.append(Import(module, names))
+            elif of_library and module not in {each.module for each in self.found}:
+                self.stopped = self._code
         return of_library
 
 
