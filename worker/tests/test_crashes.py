@@ -67,6 +67,12 @@ def test_a_run_that_cannot_be_run_again_holds_up_no_other(
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["The parameters do not fit"]
 
 
+@pytest.mark.parametrize("job_variables", [None, {}, {"env": None}, {"env": ["A=1"]}, {"env": "A=1"}])
+def test_variables_that_are_none_set_no_limit(job_variables: dict[str, Any] | None) -> None:
+    """A pool whose template has no schema takes any."""
+    assert crashes._env(job_variables) == {}
+
+
 def test_a_run_that_completes_after_it_was_considered_crashed_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process without heartbeats lives until its worker terminates it, and its flow run can still complete."""
     server = Server(monkeypatch)

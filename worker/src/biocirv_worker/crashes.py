@@ -209,7 +209,7 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
 
 
 def _env(job_variables: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the environment in job variables, which the server does not check: it may be anything."""
+    """Return the environment in job variables, which may be anything where the pool has no schema."""
     env = (job_variables or {}).get("env")
     return env if isinstance(env, dict) else {}
 
