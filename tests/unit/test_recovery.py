@@ -16,6 +16,7 @@ from roles.backup.files.recovery.repository import (
     gaps,
     number_of,
     read_archive,
+    read_history,
     read_info,
 )
 from roles.backup.files.recovery.target import Target, check_name, find_route, read_target
@@ -156,11 +157,11 @@ def test_a_restore_point_is_not_named_so(name: str) -> None:
 
 def test_the_newest_backup_before_the_target_leads_there() -> None:
     backups = [backup("a", 2, 2), backup("b", 5, 5), backup("c", 8, 8)]
-    route = find_route(Target(minutes(6.5)), backups, archive(*range(2, 12)), minutes(20))
+    route = find_route(Target(minutes(6.5)), backups, archive(*range(2, 12)), {}, minutes(20))
     assert (route.backup.label, route.timeline, route.end.number) == ("b", 1, 7)
-    assert find_route(Target(None), backups, archive(*range(2, 12)), minutes(20)).backup.label == "c"
+    assert find_route(Target(None), backups, archive(*range(2, 12)), {}, minutes(20)).backup.label == "c"
     faulty = [backup("a", 2, 2), backup("b", 5, 5, faulty=True)]
-    assert find_route(Target(None), faulty, archive(*range(2, 12)), minutes(20)).backup.label == "a"
+    assert find_route(Target(None), faulty, archive(*range(2, 12)), {}, minutes(20)).backup.label == "a"
 
 
 @pytest.mark.parametrize(
@@ -175,49 +176,69 @@ def test_the_newest_backup_before_the_target_leads_there() -> None:
 def test_a_time_that_cannot_be_restored_is_refused_with_the_nearest(target: datetime, said: str) -> None:
     backups = [backup("a", 2, 2), backup("b", 5, 5)]
     with pytest.raises(RecoveryError) as refused:
-        find_route(Target(target), backups, archive(*range(2, 12)), minutes(20))
+        find_route(Target(target), backups, archive(*range(2, 12)), {}, minutes(20))
     assert said in str(refused.value)
 
 
 def test_without_a_backup_nothing_is_restored() -> None:
     with pytest.raises(RecoveryError, match="`make base-backup` makes one"):
-        find_route(Target(None), [], archive(2, 3), minutes(20))
+        find_route(Target(None), [], archive(2, 3), {}, minutes(20))
 
 
 def test_a_faulty_backup_is_better_than_none() -> None:
-    assert find_route(Target(None), [backup("a", 2, 2, faulty=True)], archive(2, 3), minutes(20)).backup.label == "a"
+    assert (
+        find_route(Target(None), [backup("a", 2, 2, faulty=True)], archive(2, 3), {}, minutes(20)).backup.label == "a"
+    )
 
 
 def test_a_gap_is_refused_with_what_is_on_both_sides() -> None:
     """Segment 6 is missing: what was committed after segment 5 was archived can only be restored from backup b."""
     backups, segments = [backup("a", 2, 2), backup("b", 9, 9)], archive(2, 3, 4, 5, 7, 8, 9, 10)
-    assert find_route(Target(minutes(4.5)), backups, segments, minutes(20)).backup.label == "a"
-    assert find_route(Target(minutes(9.5)), backups, segments, minutes(20)).backup.label == "b"
+    assert find_route(Target(minutes(4.5)), backups, segments, {}, minutes(20)).backup.label == "a"
+    assert find_route(Target(minutes(9.5)), backups, segments, {}, minutes(20)).backup.label == "b"
     for target in (minutes(5.5), minutes(8)):
         with pytest.raises(RecoveryError) as refused:
-            find_route(Target(target), backups, segments, minutes(20))
+            find_route(Target(target), backups, segments, {}, minutes(20))
         assert "has a gap between 2026-11-29 10:05:00 UTC" in str(refused.value)
         assert "before it TO=2026-11-29T10:04:00Z, after it TO=2026-11-29T10:09:01Z" in str(refused.value)
 
 
 def test_latest_does_not_end_at_a_gap_without_a_word() -> None:
     with pytest.raises(RecoveryError, match="has a gap"):
-        find_route(Target(None), [backup("a", 2, 2)], archive(2, 3, 5), minutes(20))
+        find_route(Target(None), [backup("a", 2, 2)], archive(2, 3, 5), {}, minutes(20))
 
 
 def test_after_a_restoration_the_abandoned_stretch_has_its_own_timeline() -> None:
     """In minute 10 the cluster was put back to minute 5: until then timeline 1 went on; timeline 2 follows."""
     backups = [backup("a", 2, 2), backup("b", 8, 8), backup("c", 12, 7, timeline=2)]
     segments = sorted([*archive(*range(2, 11)), *archive(6, 7, 8, 9, timeline=2, begin=5)])
-    assert find_route(Target(minutes(9.5)), backups, segments, minutes(20)).timeline == 1
-    assert find_route(Target(minutes(9.5)), backups, segments, minutes(20)).backup.label == "b"
-    later = find_route(Target(minutes(11.5)), backups, segments, minutes(20))
+    histories = {2: [(1, 6)]}
+    assert find_route(Target(minutes(9.5)), backups, segments, histories, minutes(20)).timeline == 1
+    assert find_route(Target(minutes(9.5)), backups, segments, histories, minutes(20)).backup.label == "b"
+    later = find_route(Target(minutes(11.5)), backups, segments, histories, minutes(20))
     assert (later.backup.label, later.timeline) == ("a", 2)
-    assert find_route(Target(None), backups, segments, minutes(20)).backup.label == "c"
+    assert find_route(Target(None), backups, segments, histories, minutes(20)).backup.label == "c"
+
+
+def test_a_segment_of_an_abandoned_timeline_fills_no_gap() -> None:
+    """Timeline 3 branched off timeline 1 in segment 4; 7 is missing on it, and is there on timelines 1 and 2."""
+    backups = [backup("a", 2, 2), backup("b", 9, 7, timeline=2)]
+    segments = sorted(
+        [*archive(*range(2, 9)), *archive(5, 6, 7, timeline=2, begin=4), *archive(4, 5, 6, 8, timeline=3, begin=10)]
+    )
+    histories = {2: [(1, 5)], 3: [(1, 4)]}
+    with pytest.raises(RecoveryError, match="has a gap between 2026-11-29 10:16:00 UTC and 2026-11-29 10:18:00 UTC"):
+        find_route(Target(None), backups, segments, histories, minutes(30))
+    assert find_route(Target(minutes(15.5)), backups, segments, histories, minutes(30)).backup.label == "a"
+
+
+def test_a_history_names_the_segments_in_which_timelines_begin() -> None:
+    text = '1\t0/3F0C8E50\tat restore point "loaded"\n3\t1/2000028\tno recovery target specified\n'
+    assert read_history(text) == [(1, 0x3F), (3, 0x102)]
 
 
 def test_pgbackrest_gets_the_target_in_utc() -> None:
-    route = find_route(Target(None), [backup("a", 2, 2)], archive(2, 3), minutes(20))
+    route = find_route(Target(None), [backup("a", 2, 2)], archive(2, 3), {}, minutes(20))
     common = ["--repo=1", "--set=a", "--target-timeline=1"]
     east = datetime.fromisoformat("2026-11-29T11:00:00+01:00")
     assert restore_options(Target(None), route) == [*common, "--type=default"]

@@ -17,7 +17,7 @@ from .aside import ROOM, check_room, restore_options, restored
 from .cluster import Cluster
 from .drill import PATIENCE, drill, read_result
 from .host import RecoveryError, Settings, alone, run, settings, shown
-from .repository import Backup, Repositories, Segment, gaps
+from .repository import Backup, Repositories, Segment, gaps, line_to
 from .target import Route, Target, check_name, find_route, read_target
 
 POINTS = "points.json"
@@ -162,7 +162,9 @@ def find_way(own: Settings, to: str) -> tuple[Target, Route]:
     for number in having:
         try:
             own_backups = [each for each in backups if each.repository == number]
-            return target, find_route(target, own_backups, repositories.segments(number), datetime.now(UTC))
+            segments = repositories.segments(number)
+            histories = repositories.histories(number, segments)
+            return target, find_route(target, own_backups, segments, histories, datetime.now(UTC))
         except RecoveryError as error:
             refused.append(str(error))
     raise RecoveryError("\n".join(dict.fromkeys(refused)))
@@ -277,12 +279,15 @@ def _archive(repositories: Repositories, number: int, backups: list[Backup]) -> 
         return {"since": "", "until": "", "gaps": []}
     try:
         segments = repositories.segments(number)
+        histories = repositories.histories(number, segments)
     except RecoveryError as error:
         return {"since": "", "until": "", "gaps": [], "problem": str(error)}
+    end = max(segments, key=lambda each: (each.archived, each.number), default=None)
+    line = line_to(end, segments, histories) if end else []
     return {
         "since": backups[0].earliest.isoformat(),
-        "until": max((each.archived for each in segments), default=backups[-1].earliest).isoformat(),
-        "gaps": [_gap(gap, backups) for gap in gaps(segments, backups[0].first)],
+        "until": end.archived.isoformat() if end else "",
+        "gaps": [_gap(gap, backups) for gap in gaps(line, backups[0].first)],
     }
 
 

@@ -73,7 +73,8 @@ def _exercise(settings: Settings, result: dict[str, Any]) -> None:
             f"The disk of the living database has damaged pages, which the last backup found, in {damaged}: what they "
             "held can be restored from an earlier backup, as `make restore TO=` does."
         )
-    route = find_route(target, own, repositories.segments(first), datetime.now(UTC))
+    segments = repositories.segments(first)
+    route = find_route(target, own, segments, repositories.histories(first, segments), datetime.now(UTC))
     result |= {
         "backup": route.backup.label,
         "bytes": route.backup.size,

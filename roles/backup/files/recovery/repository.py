@@ -7,6 +7,8 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .host import RecoveryError, Settings, run
@@ -15,6 +17,11 @@ from .host import RecoveryError, Settings, run
 SEGMENT = re.compile(r"/([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(?:\.\w+)?$")
 # Segments of 16 MB, of which 256 have the same first half.
 PER_FILE = 256
+SEGMENT_BYTES = 2**24
+# Of each timeline but the first, those before it: timeline, and number of the segment in which the next one begins.
+Histories = dict[int, list[tuple[int, int]]]
+# A line of a timeline's history: a timeline before it, and the position at which it was left.
+HISTORY = re.compile(r"(?m)^(\d+)\t([0-9A-F]+)/([0-9A-F]+)\t")
 # Status codes of `pgbackrest info` of a repository that can be used: backups, or none yet.
 USABLE = (0, 2)
 
@@ -134,6 +141,33 @@ def read_archive(text: str) -> list[Segment]:
     return sorted(segments)
 
 
+def read_history(text: str) -> list[tuple[int, int]]:
+    """Return the timelines before one, each with the number of the segment in which the next begins."""
+    return [
+        (int(timeline), int(high, 16) * PER_FILE + int(low, 16) // SEGMENT_BYTES)
+        for timeline, high, low in HISTORY.findall(text)
+    ]
+
+
+def line_to(end: Segment, segments: list[Segment], histories: Histories) -> list[Segment]:
+    """Return the segments that recovery replays until a segment: those of its timeline and of those before it."""
+    bounds = line_bounds(end, histories)
+    return [
+        each
+        for each in segments
+        if each.timeline in bounds and bounds[each.timeline][0] <= each.number <= bounds[each.timeline][1]
+    ]
+
+
+def line_bounds(end: Segment, histories: Histories) -> dict[int, tuple[int, int]]:
+    """Return the first and the last number of the segments that recovery replays until a segment, by timeline."""
+    bounds, begin = {}, 0
+    for timeline, switch in [*histories.get(end.timeline, []), (end.timeline, end.number)]:
+        bounds[timeline] = (begin, switch)
+        begin = switch
+    return bounds
+
+
 def gaps(segments: list[Segment], begin: int) -> list[tuple[Segment, Segment]]:
     """Return the pairs of segments, from number `begin` on, between which at least one is missing."""
     kept = [segment for segment in segments if segment.number >= begin]
@@ -165,3 +199,13 @@ class Repositories:
         # Not the stanza's own option: this command is of the repository.
         text = run("pgbackrest", "repo-ls", f"--repo={repository}", "--recurse", "--output=json", path)
         return read_archive(text)
+
+    def histories(self, repository: int, segments: list[Segment]) -> Histories:
+        """Return the histories of the timelines of segments."""
+        found: Histories = {}
+        with TemporaryDirectory() as directory:
+            for timeline in sorted({each.timeline for each in segments} - {1}):
+                file = f"{directory}/{timeline}"
+                self.pgbackrest(f"--repo={repository}", "archive-get", f"{timeline:08X}.history", file)
+                found[timeline] = read_history(Path(file).read_text(encoding="utf-8"))
+        return found

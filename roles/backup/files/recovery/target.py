@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from .host import RecoveryError, shown
-from .repository import Backup, Segment, gaps
+from .repository import Backup, Histories, Segment, gaps, line_bounds, line_to
 
 LATEST = "latest"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,50}")
@@ -86,10 +86,12 @@ def check_name(name: str, points: dict[str, datetime]) -> None:
         raise RecoveryError(f"The restore point {name} was made at {shown(points[name])}: choose another name.")
 
 
-def find_route(target: Target, backups: list[Backup], segments: list[Segment], now: datetime) -> Route:
+def find_route(
+    target: Target, backups: list[Backup], segments: list[Segment], histories: Histories, now: datetime
+) -> Route:
     """Return the way to a target.
 
-    backups: those of one repository, oldest first; segments: its archive by number.
+    backups: those of one repository, oldest first; segments: its archive by number; histories: of its timelines.
 
     Raises:
         RecoveryError: there is none; the message names the nearest that there is.
@@ -118,32 +120,22 @@ def find_route(target: Target, backups: list[Backup], segments: list[Segment], n
             f"{shown(until)}. The nearest is TO=latest."
         )
     end = max(archived, key=_timewise) if target.time is None else min(later, key=_timewise)
-    ways = [backup for backup in sound if _leads(backup, end, target, archived)]
+    bounds, line = line_bounds(end, histories), line_to(end, archived, histories)
+    ways = [
+        backup
+        for backup in sound
+        if not (target.time and backup.earliest > target.time)
+        and backup.timeline in bounds
+        and bounds[backup.timeline][0] <= backup.first <= backup.last <= bounds[backup.timeline][1]
+    ]
     for backup in reversed(ways):
-        if not gaps(_line(archived, end), backup.first):
+        if not gaps(line, backup.first):
             return Route(backup, end.timeline, end)
-    raise RecoveryError(_gap(target, end, ways or sound, sound, _line(archived, end)))
+    raise RecoveryError(_gap(target, end, ways or sound, sound, line))
 
 
 def _timewise(segment: Segment) -> tuple[datetime, int]:
     return segment.archived, segment.number
-
-
-def _line(segments: list[Segment], end: Segment) -> list[Segment]:
-    """Return the segments from which a segment continues, and itself: those of its timeline and of earlier ones."""
-    return [each for each in segments if each.number <= end.number and each.timeline <= end.timeline]
-
-
-def _leads(backup: Backup, end: Segment, target: Target, segments: list[Segment]) -> bool:
-    """Return whether the target is later than a backup, on its timeline or on one that branched off later."""
-    if target.time and backup.earliest > target.time:
-        return False
-    # Where each later timeline begins, the backup must have ended.
-    begins = [
-        min((each.number for each in segments if each.timeline == timeline), default=end.number)
-        for timeline in range(backup.timeline + 1, end.timeline + 1)
-    ]
-    return backup.timeline <= end.timeline and all(backup.last <= begin for begin in begins)
 
 
 def _gap(target: Target, end: Segment, ways: list[Backup], backups: list[Backup], line: list[Segment]) -> str:
