@@ -1,9 +1,11 @@
 """The table by which the reader of workbooks was chosen: the same cells, as other programs write them.
 
-The files were written by the programs beside them; that of LibreOffice 7.4 was converted from one of openpyxl's.
+The parts of the workbooks were written by the programs beside them; LibreOffice 7.4 converted one of openpyxl's.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 from openpyxl import load_workbook
@@ -49,10 +51,27 @@ OTHERWISE: dict[str, dict[str, Seen | None]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def workbook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that packs the parts of a writer's workbook, and returns its path."""
+    folder = tmp_path_factory.mktemp("workbooks")
+
+    def pack(writer: str) -> Path:
+        path = folder / f"{writer}.xlsx"
+        if not path.exists():
+            with ZipFile(path, "w", ZIP_DEFLATED) as file:
+                for part in sorted((WORKBOOKS / writer).rglob("*")):
+                    if part.is_file():
+                        file.write(part, part.relative_to(WORKBOOKS / writer))
+        return path
+
+    return pack
+
+
 @pytest.mark.parametrize("case", CELLS)
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_cell_is_read_as_it_was_written(writer: str, case: str) -> None:
-    with WorkbookFile(WORKBOOKS / f"{writer}.xlsx").open("Lab", "Cells") as opened:
+def test_a_cell_is_read_as_it_was_written(workbook: Callable[[str], Path], writer: str, case: str) -> None:
+    with WorkbookFile(workbook(writer)).open("Lab", "Cells") as opened:
         cells = {row[0]: row[1] for row in opened.rows}
     cell = cells.get(case)
     known = (cell.kind, cell.shown) if isinstance(cell, Cell) else (None, None)
@@ -60,12 +79,12 @@ def test_a_cell_is_read_as_it_was_written(writer: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_openpyxl_would_not_tell_these_cells_from_others(writer: str) -> None:
+def test_openpyxl_would_not_tell_these_cells_from_others(workbook: Callable[[str], Path], writer: str) -> None:
     """The reason for a reader of our own: neither formats nor formulas come with values, and escapes are undone twice.
 
     python-calamine tells them no better, and allocates the whole rectangle of a worksheet's cells.
     """
-    page = load_workbook(WORKBOOKS / f"{writer}.xlsx", read_only=True, data_only=True)["Cells"]
+    page = load_workbook(workbook(writer), read_only=True, data_only=True)["Cells"]
     values = {row[0]: row[1] for row in page.values}
     assert values["zeros"] == 7
     assert values["prefix"] == 42
