@@ -183,8 +183,8 @@ class Lines:
 
     def _repeat(self) -> None:
         while True:
-            # Until the next line is due; each play's line postpones it. Nobody waits for this thread: it ends with the
-            # process.
+            # Until the next line is due, which each play's line postpones; a second at least, as one may be due while a
+            # question is asked. Nobody waits for this thread: it ends with the process.
             time.sleep(max(1, self._written + QUIET_SECONDS - time.monotonic()))
             if not self._pause and time.monotonic() >= self._written + QUIET_SECONDS:
                 self._write(self._activity.task)

@@ -179,6 +179,7 @@ class WorkerProgram:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
+            # Init reaps those whose parent was killed; until then they are listed.
             time.sleep(0.01)
 
 

@@ -8,37 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.unit.playbooks import ROOT, Done, ansible, messages, results
+
 SHEET = "Aim 1-Feedstock Collection and Processing Data-BioCirV"
-Done = subprocess.CompletedProcess[str]
-
-
-def ansible(play: Path, inventory: Path, variables: dict[str, object], *options: str, **environment: str) -> Done:
-    """Run a play."""
-    return subprocess.run(
-        ["ansible-playbook", "--inventory", str(inventory), str(play), "--extra-vars", json.dumps(variables), *options],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.json", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def results(done: Done) -> list[tuple[str, dict[str, Any]]]:
-    """Return each task's name with the result of its first host."""
-    tasks = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
-    return [(task["task"]["name"], next(iter(task["hosts"].values()))) for task in tasks if task["hosts"]]
 
 
 def message(done: Done) -> str:
     """Return the last message that is shown, or the one of the failure."""
-    return str([result["msg"] for _, result in results(done) if "msg" in result][-1])
+    return messages(done)[-1]
 
 
 def own_sheets(folder: Path) -> Path:

@@ -1,18 +1,14 @@
 """The playbook of `make remove-orphaned-rows`, without hosts: what it runs, says and records."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.unit.playbooks import ROOT, ansible, messages, stand_ins, this_machine
+
 # Answers in place of the ETL's program, which tests/integration/test_provenance.py runs; it notes how it was called.
-SYSTEMD_RUN = """#!/bin/sh
+SYSTEMD_RUN = """
 echo "$*" >>{log}
 case "$*" in
 *"remove observation 77"*) echo "77: no such row of observation" >&2; exit 1;;
@@ -27,13 +23,12 @@ Remove = Callable[..., tuple[int, str]]
 @pytest.fixture
 def remove(tmp_path: Path) -> Remove:
     """Return a function that runs the playbook, and returns its exit code and its messages."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/systemd-run").write_text(SYSTEMD_RUN.format(log=tmp_path / "calls"), encoding="utf-8")
-    (tmp_path / "bin/logger").write_text(f"#!/bin/sh\ncat >{tmp_path}/journal\n", encoding="utf-8")
-    for program in (tmp_path / "bin").iterdir():
-        program.chmod(0o755)
-    host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    (tmp_path / "hosts.yml").write_text(json.dumps({"prefect_server": {"hosts": {"one": host}}}), encoding="utf-8")
+    path = stand_ins(
+        tmp_path,
+        systemd_run=SYSTEMD_RUN.format(log=tmp_path / "calls"),
+        logger=f"cat >{tmp_path}/journal\n",
+    )
+    inventory = this_machine(tmp_path, "prefect_server")
     given = {
         "ansible_become": False,
         "database_address": "database.example",
@@ -47,25 +42,9 @@ def remove(tmp_path: Path) -> Remove:
     }
 
     def run(*options: str, **variables: object) -> tuple[int, str]:
-        done = subprocess.run(
-            [
-                *("ansible-playbook", "--inventory", str(tmp_path / "hosts.yml"), "playbooks/remove_orphaned_rows.yml"),
-                *("--extra-vars", json.dumps({**given, **variables}), *options),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.json",
-                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        tasks: list[dict[str, Any]] = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
-        results = [result for task in tasks for result in task["hosts"].values()]
-        return done.returncode, "\n".join(str(result["msg"]) for result in results if "msg" in result)
+        play = ROOT / "playbooks/remove_orphaned_rows.yml"
+        done = ansible(play, inventory, {**given, **variables}, *options, PATH=path)
+        return done.returncode, "\n".join(messages(done))
 
     return run
 

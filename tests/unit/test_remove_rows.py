@@ -1,9 +1,6 @@
 """The playbook of `make remove-rows`, without hosts: what it says, and the state in which it leaves the work pool."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,10 +9,11 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.unit.playbooks import ROOT, ansible, messages, stand_ins, this_machine
+
 DUMP = "/var/lib/biocirv/removed-rows/biocirv_db-20240101T000000Z-0002.dump"
 # Answers in place of the database. It reads its input, as Ansible cannot write to a program that has ended.
-SYSTEMD_RUN = f"""#!/bin/sh
+SYSTEMD_RUN = f"""
 cat >/dev/null
 echo "biocirv_db on database.example:5432 (192.0.2.7)"
 echo "observation|3"
@@ -84,13 +82,9 @@ Remove = Callable[..., tuple[int, str]]
 @pytest.fixture
 def remove(pool: Pool, tmp_path: Path) -> Remove:
     """Return a function that runs the playbook, and returns its exit code and its messages."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/systemd-run").write_text(SYSTEMD_RUN, encoding="utf-8")
-    (tmp_path / "bin/logger").write_text(f"#!/bin/sh\ncat >/dev/null\ntest ! -e {tmp_path}/full\n", encoding="utf-8")
-    for program in (tmp_path / "bin").iterdir():
-        program.chmod(0o755)
-    host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    (tmp_path / "hosts.yml").write_text(json.dumps({"prefect_server": {"hosts": {"one": host}}}), encoding="utf-8")
+    logger = f"cat >/dev/null\ntest ! -e {tmp_path}/full\n"
+    path = stand_ins(tmp_path, systemd_run=SYSTEMD_RUN, logger=logger)
+    inventory = this_machine(tmp_path, "prefect_server")
     given = {
         "ansible_become": False,
         "prefect_api_url": f"http://127.0.0.1:{pool.server_port}/api",
@@ -106,25 +100,9 @@ def remove(pool: Pool, tmp_path: Path) -> Remove:
     }
 
     def run(*options: str, **variables: object) -> tuple[int, str]:
-        done = subprocess.run(
-            [
-                *("ansible-playbook", "--inventory", str(tmp_path / "hosts.yml"), "playbooks/remove_rows.yml"),
-                *("--extra-vars", json.dumps({**given, **variables}), *options),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.json",
-                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        tasks: list[dict[str, Any]] = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
-        results = [result for task in tasks for result in task["hosts"].values()]
-        return done.returncode, "\n".join(str(result["msg"]) for result in results if "msg" in result)
+        play = ROOT / "playbooks/remove_rows.yml"
+        done = ansible(play, inventory, {**given, **variables}, *options, PATH=path)
+        return done.returncode, "\n".join(messages(done))
 
     return run
 

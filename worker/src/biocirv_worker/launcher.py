@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Given to processes that outlive their flow run, between SIGTERM and SIGKILL; none if the flow run was killed.
 _GRACE_SECONDS = 5
+# Processes that a killed one has just started are looked for again after this time.
+_RESCAN_SECONDS = 0.1
 # Options of prctl(2).
 _PARENT_DEATH_SIGNAL, _CHILD_SUBREAPER = 1, 36
 
@@ -144,16 +146,19 @@ def _wait(process: int) -> int:
 def _end_rest(seconds: float) -> None:
     """End all that is left of a flow run: SIGTERM first, SIGKILL after some seconds."""
     deadline, asked = time.monotonic() + seconds, set()
+    # A blocked signal stays pending, so that no end of a child is missed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     with suppress(ChildProcessError):
         while True:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-            late = time.monotonic() >= deadline
+            left = deadline - time.monotonic()
             for child in _children():
-                if late or child not in asked:
+                if left <= 0 or child not in asked:
                     asked.add(child)
-                    os.kill(child, signal.SIGKILL if late else signal.SIGTERM)
-            time.sleep(0.01)
+                    os.kill(child, signal.SIGKILL if left <= 0 else signal.SIGTERM)
+            # A child that ends may leave children of its own, which are adopted at that moment.
+            signal.sigtimedwait([signal.SIGCHLD], left if left > 0 else _RESCAN_SECONDS)
 
 
 def _children() -> list[int]:

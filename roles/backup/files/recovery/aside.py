@@ -15,7 +15,7 @@ from datetime import UTC
 from pathlib import Path
 
 from .cluster import Cluster
-from .host import RecoveryError, Settings
+from .host import RecoveryError, Settings, wait_until
 from .repository import Repositories
 from .target import Route, Target
 
@@ -132,13 +132,13 @@ def _running(settings: Settings, place: Path, environment: dict[str, str], patie
         )
     try:
         cluster = Cluster(5432, str(place))
-        began = time.monotonic()
-        while not cluster.answers():
+
+        def answers() -> bool:
             if server.poll() is not None:
                 raise RecoveryError(why_it_ended((place / "log").read_text(encoding="utf-8", errors="replace")))
-            if time.monotonic() - began > patience:
-                raise RecoveryError(f"The copy has not reached its target within {patience:.0f} s.")
-            time.sleep(0.2)
+            return cluster.answers()
+
+        wait_until(answers, patience, f"The copy has not reached its target within {patience:.0f} s.")
         yield cluster
     finally:
         # Without waiting for clients, and without a checkpoint: it is removed.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from .host import RecoveryError, run
+from .host import RecoveryError, run, wait_until
 
 PSQL = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
 # The same text for the same row, wherever it is read.
@@ -141,11 +141,10 @@ class Cluster:
         # Several lines: psql prints what is not sent elsewhere.
         made = json.loads(self.ask(MARK, name=name))
         segment = made["segment"]
-        while (self.archiver()["archived"] or "")[8:] < segment[8:]:
-            if time.monotonic() - began > patience:
-                raise RecoveryError(
-                    f"PostgreSQL has not archived {segment} within {patience:.0f} s: `make status` says why."
-                )
-            time.sleep(0.2)
+        wait_until(
+            lambda: (self.archiver()["archived"] or "")[8:] >= segment[8:],
+            patience,
+            f"PostgreSQL has not archived {segment} within {patience:.0f} s: `make status` says why.",
+        )
         moment = datetime.fromisoformat(made["time"]).astimezone(UTC)
         return Point(name, moment, segment, time.monotonic() - began)

@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,6 +76,21 @@ def run(*command: str, env: dict[str, str] | None = None, timeout: float | None 
         said = "\n".join(line for line in (done.stderr + done.stdout).splitlines() if line.strip())
         raise RecoveryError(said or f"`{' '.join(command[:2])}` failed with {done.returncode}")
     return done.stdout
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, problem: str) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        RecoveryError: it did not within so many seconds; `problem` is the message.
+
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RecoveryError(problem)
+        # PostgreSQL does not tell when it has started or archived a segment: it is asked, which takes some 30 ms.
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -121,6 +121,7 @@ class GoogleSheets:
             for attempt in range(self.retries):
                 if not grid.is_loading:
                     break
+                # Google calculates on; the intervals are those between requests that fail.
                 time.sleep(self.backoff * 2**attempt)
                 grid = self._api.grid(sheet_id, worksheet)
         remaining = iter(grid.rows)
