@@ -2,9 +2,12 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from roles.backup.files.recovery.__main__ import differences
 from roles.backup.files.recovery.aside import restore_options, why_it_ended
@@ -21,6 +24,7 @@ from roles.backup.files.recovery.repository import (
 )
 from roles.backup.files.recovery.target import Target, check_name, find_route, read_target
 
+ROOT = Path(__file__).parents[2]
 BEGIN = datetime(2026, 11, 29, 10, tzinfo=UTC)
 INFO: dict[str, Any] = {
     "archive": [{"database": {"id": 1, "repo-key": 1}, "id": "17-1", "max": "0" * 24, "min": "0" * 24}],
@@ -309,3 +313,45 @@ def test_tables_differ_by_rows_or_content() -> None:
 def test_the_verification_is_read() -> None:
     assert read_verification("") == []
     assert read_verification("stanza: biocirv\nstatus: ok\n") == []
+
+
+def test_what_there_is_is_shown() -> None:
+    """A repository with backups, of which one is faulty, a gap, several restore points, and a drill that failed."""
+    moments = {"since": "2026-11-29T10:00:00+00:00", "until": "2026-11-30T10:00:00+00:00"}
+    gap = {"after": "A", "from": "2026-11-29T12:00:00+00:00", "until": "2026-11-29T13:00:00+00:00", "end": ""}
+    backup = {"repository": 1, "type": "incr", "finished": "2026-11-29T10:00:00+00:00", "bytes": 1, "stored_bytes": 1}
+    points = [{"name": name, "time": "2026-11-29T11:00:00+00:00"} for name in ("before", "after")]
+    drill = {"finished": "2026-11-29T14:00:00+00:00", "succeeded": False, "problems": ["no room"], "proven": ""}
+    state = {
+        "repositories": [
+            {"number": 1, "place": "/b", "same_disk": True, "usable": True, "message": "ok", "gaps": [gap], **moments},
+            {
+                "number": 2,
+                "place": "s3",
+                "same_disk": False,
+                "usable": False,
+                "message": "no key",
+                "gaps": [],
+                "since": "",
+            },
+        ],
+        "backups": [{**backup, "faulty": False}, {**backup, "faulty": True}],
+        "archiver": {"failing": True},
+        "restore_points": points,
+        "drill": drill,
+    }
+    templar = Templar(loader=DataLoader(), variables={"state": state, "inventory_hostname": "db"})
+    text = (ROOT / "roles/backup/templates/backups.txt.j2").read_text(encoding="utf-8")
+    lines = str(templar.template(trust_as_template(text))).splitlines()
+    assert lines[0].startswith("Repository 1  /b on db, on the disk of the database: it survives a mistake")
+    assert [line.endswith("FAULTY: see the journal of biocirv-base-backup") for line in lines[1:3]] == [False, True]
+    assert "Any second can be restored from 2026-11-29 10:00:00 UTC until 2026-11-30 10:00:00 UTC" in lines[3]
+    assert "except from 2026-11-29 12:00:00 until 2026-11-29 13:00:00 UTC" in lines[4]
+    assert "cannot be used: no key" in "".join(lines)
+    shown = [line for line in lines if line.endswith("2026-11-29 11:00:00 UTC")]
+    assert shown == [
+        "Restore points before  2026-11-29 11:00:00 UTC",
+        "               after  2026-11-29 11:00:00 UTC",
+    ]
+    assert "failed: no room" in "".join(lines)
+    assert "Proven last    never" in lines
