@@ -62,14 +62,14 @@ class Source(Protocol):
         """
         ...
 
-    def link(self, sheet: str, worksheet: str) -> str:
+    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - a file has no address
         """Return the address of a worksheet, to which ``&range=A7`` may be added for row 7; empty if it has none.
 
         Raises:
             ExtractError: the sheet does not exist, or cannot be read.
 
         """
-        ...
+        return ""
 
 
 def alternatives(kind: str, wanted: str, present: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ca_biositing.pipeline.sources.base import (
     ExtractError,
+    Source,
     Worksheet,
     alternatives,
     is_sheet_file,
@@ -33,7 +34,7 @@ _SPLIT = (
 
 
 @dataclass(frozen=True)
-class CsvFolder:
+class CsvFolder(Source):
     """A folder of ``<sheet>/<worksheet>.csv`` files: RFC 4180, UTF-8 with or without a byte order mark."""
 
     directory: Path
@@ -53,10 +54,6 @@ class CsvFolder:
             return sorted(_worksheets(folder))
         except OSError as error:
             raise unreadable(f"Sheet '{sheet}' ({folder})", error) from error
-
-    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
-        """Return nothing: a file has no address."""
-        return ""
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:

@@ -19,7 +19,7 @@ from ca_biositing.pipeline.sources.workbook import WorkbookFile
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Source):
     """A folder of ``<sheet>/<worksheet>.csv`` and ``<sheet>.xlsx`` or ``.xlsm`` files.
 
     A sheet that is there in two forms is an error.
@@ -47,10 +47,6 @@ class Folder:
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`."""
         return self._source_of(sheet).worksheets(sheet)
-
-    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
-        """Return nothing: a file has no address."""
-        return ""
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:

@@ -23,7 +23,13 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError
 from urllib3 import Retry
 
-from ca_biositing.pipeline.sources.base import ExtractError, SourceUnavailableError, Worksheet, alternatives
+from ca_biositing.pipeline.sources.base import (
+    ExtractError,
+    Source,
+    SourceUnavailableError,
+    Worksheet,
+    alternatives,
+)
 from ca_biositing.pipeline.sources.cells import (
     SERIAL_EPOCH,
     Cell,
@@ -68,7 +74,7 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class GoogleSheets:
+class GoogleSheets(Source):
     """Google Sheets that are shared with a service account, found by their titles.
 
     ``credentials_path`` is the account's key file. ``api_url``, such as a gateway's, replaces Google's URL.

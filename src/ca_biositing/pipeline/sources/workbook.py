@@ -10,6 +10,7 @@ from typing import BinaryIO
 from ca_biositing.pipeline.sources.base import (
     WORKBOOK_SUFFIXES,
     ExtractError,
+    Source,
     Worksheet,
     alternatives,
     no_folder,
@@ -25,7 +26,7 @@ _NO_CELLS = Row({})
 
 
 @dataclass(frozen=True)
-class WorkbookFile:
+class WorkbookFile(Source):
     """A workbook, as the only sheet. A formula is read as its result when the file was saved."""
 
     path: Path
@@ -34,10 +35,6 @@ class WorkbookFile:
         """Return the names of its worksheets; see :meth:`Source.worksheets`."""
         with self._opened(sheet) as workbook:
             return sorted(workbook.pages)
-
-    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
-        """Return nothing: a file has no address."""
-        return ""
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
@@ -73,7 +70,7 @@ class WorkbookFile:
 
 
 @dataclass(frozen=True)
-class WorkbookFolder:
+class WorkbookFolder(Source):
     """A folder of ``<sheet>.xlsx`` or ``<sheet>.xlsm`` files, whose names may be in capitals."""
 
     directory: Path
@@ -81,10 +78,6 @@ class WorkbookFolder:
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`."""
         return self._file(sheet).worksheets(sheet)
-
-    def link(self, sheet: str, worksheet: str) -> str:  # noqa: ARG002 - see Source.link
-        """Return nothing: a file has no address."""
-        return ""
 
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
