@@ -22,7 +22,7 @@ class Load:
     """One run's load, in a transaction of the caller's: it becomes visible and durable when that commits.
 
     Call :meth:`stage`, :meth:`reject` and :meth:`name` for each validated frame, then :meth:`reject_contradictions`,
-    :meth:`note_orphans` and :meth:`upsert`.
+    :meth:`compare`, :meth:`note_orphans` and :meth:`upsert`.
     """
 
     def __init__(self, connection: Connection, dataset: Dataset, run_id: int) -> None:
@@ -132,21 +132,35 @@ class Load:
         )
         return rejected
 
+    def compare(self) -> None:
+        """Compare the table with the staged records; nothing else changes it until the end of the transaction."""
+        # Readers proceed and other writers wait.
+        self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
+        differs = "".join(
+            f" OR ({_list(self._others, 'target')}) IS DISTINCT FROM ({_list(self._others, 'staging')})"
+            for _ in self._others[:1]
+        )
+        # The rows that no record names, and those that differ from their record. One join serves for both, because it
+        # takes a third of the time of loading an unchanged worksheet.
+        self._execute(
+            f"""
+            CREATE TEMPORARY TABLE different ON COMMIT DROP AS
+            SELECT target.id, staging.ctid AS position
+              FROM {self._target} AS target LEFT JOIN staging ON {self._same_key("staging", "target")}
+             WHERE staging.ctid IS NULL{differs}
+            """
+        )
+
     def note_orphans(self) -> int:
         """Note the rows of the table that no row of the worksheets names; return how many no flow names.
 
         A rejected row names the table's row if its key is right, whatever its other cells are.
         """
-        # Readers proceed and other writers wait until the end of the transaction, so that the statements of this method
-        # and the next see the same rows.
-        self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
-        # Before the staged rows are inserted: a first load has nothing to compare.
         self._execute(
             f"""
             CREATE TEMPORARY TABLE unnamed ON COMMIT DROP AS
-            SELECT id FROM {self._target} AS target
-             WHERE NOT EXISTS (SELECT FROM staging WHERE {self._same_key("staging", "target")})
-               AND NOT EXISTS (SELECT FROM named WHERE {self._same_key("named", "target")})
+            SELECT id FROM different JOIN {self._target} AS target USING (id)
+             WHERE position IS NULL AND NOT EXISTS (SELECT FROM named WHERE {self._same_key("named", "target")})
             """
         )
         note = {"table": self._target, "flow": self._dataset.name}
@@ -171,8 +185,7 @@ class Load:
 
     def upsert(self) -> tuple[int, int]:
         """Insert the staged records that the table lacks, update those that differ; return both counts."""
-        updated = 0
-        same_key = self._same_key("staging", "target")
+        updated = inserted = 0
         if self._others:
             changes = [f"{name} = staging.{name}" for name in self._others]
             updated = self._execute(
@@ -180,18 +193,28 @@ class Load:
                 UPDATE {self._target} AS target
                    SET {_list(changes)}, updated_at = now(),
                        changed_from = worksheet_id, row_number = staging.row_number
-                  FROM staging
-                 WHERE {same_key}
-                   AND ({_list(self._others, "target")}) IS DISTINCT FROM ({_list(self._others, "staging")})
+                  FROM different JOIN staging ON staging.ctid = position
+                 WHERE target.id = different.id
                 """
             )
-        inserted = self._execute(
-            f"""
-            INSERT INTO {self._target} ({_list(self._columns)}, inserted_from, changed_from, row_number)
-            SELECT {_list(self._columns)}, worksheet_id, worksheet_id, row_number FROM staging
-             WHERE NOT EXISTS (SELECT FROM {self._target} AS target WHERE {same_key})
-            """
-        )
+        lacking = self._connection.execute(
+            text(
+                f"""
+                SELECT (SELECT count(*) FROM staging) > (SELECT count(*) FROM {self._target})
+                     - (SELECT count(*) FROM different WHERE position IS NULL)
+                """
+            )
+        ).scalar_one()
+        # Counting takes a tenth of the time of looking for what there is not.
+        if lacking:
+            inserted = self._execute(
+                f"""
+                INSERT INTO {self._target} ({_list(self._columns)}, inserted_from, changed_from, row_number)
+                SELECT {_list(self._columns)}, worksheet_id, worksheet_id, row_number FROM staging
+                 WHERE NOT EXISTS (SELECT FROM {self._target} AS target
+                                    WHERE {self._same_key("staging", "target")})
+                """
+            )
         return inserted, updated
 
     def _create(self, table: str, columns: Mapping[str, str]) -> None:

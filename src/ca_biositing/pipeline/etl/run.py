@@ -179,6 +179,7 @@ def _load(
     rejected += load.reject_contradictions()
     if limit and limit.is_exceeded(read, rejected):
         raise TooManyRejectedError(run_id, read, rejected, limit)
+    load.compare()
     orphaned = load.note_orphans()
     inserted, updated = load.upsert()
     return Accounting(
