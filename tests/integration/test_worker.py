@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
@@ -29,6 +29,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.states import Cancelling, Crashed
 from prefect.types import DateTime
@@ -854,11 +855,12 @@ def test_a_worker_that_is_refused_goes_on_asking(programs: Programs, prefect_ser
 def test_a_proxy_that_refuses_websockets_ends_no_flow_run(
     programs: Programs, prefect_server: str, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    """Flow runs complete, and their records come by requests."""
+    """Flow runs and sub-flow runs send heartbeats and complete, and all their events come by requests."""
     with Line(prefect_server, websockets=False) as line:
-        pool = programs.pool(programs.start("no-websockets", api_url=line.url, seconds=HASTY))
+        pool = programs.pool(programs.start("no-websockets", api_url=line.url, seconds=HASTY, environment=HEARTBEATS))
         run = pool.start("flows.py:child", tmp_path)
         assert pool.note(tmp_path, "part")
+        pool.worker.wait_until(lambda: len(heartbeats(client, run)) > 1, "it goes on sending heartbeats")
         (tmp_path / "go").touch()
         assert pool.wait_for_end(run).name == "Completed"
 
@@ -869,6 +871,17 @@ def test_a_proxy_that_refuses_websockets_ends_no_flow_run(
         pool.worker.wait_until(lambda: records() == ["Completed"], "it is recorded")
         pool.worker.wait_until(lambda: not list(tmp_path.rglob("outbox/*.jsonl")), "the outbox is empty")
         assert pool.worker.process.poll() is None
+        assert "may be lost" not in pool.worker.log
+
+
+def heartbeats(client: SyncPrefectClient, run: UUID) -> Sequence[Event]:
+    """Return the heartbeats that the server has received of a flow run."""
+    wanted = EventFilter(
+        event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
+        resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),
+        occurred=EventOccurredFilter(until=DateTime.now(UTC) + timedelta(days=1)),
+    )
+    return client.read_events(wanted, limit=10).events
 
 
 def test_heartbeats_of_a_host_whose_clock_is_slow_bear_the_server_s_time(
@@ -881,12 +894,7 @@ def test_heartbeats_of_a_host_whose_clock_is_slow_bear_the_server_s_time(
         assert pool.worker.log.count("The clock of this host is 1") == 1
         run = pool.start("flows.py:waits", tmp_path)
         pool.note(tmp_path, "waits")
-        heartbeats = EventFilter(
-            event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
-            resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),
-            occurred=EventOccurredFilter(until=DateTime.now(UTC) + timedelta(days=1)),
-        )
-        event, *_ = pool.worker.wait_until(lambda: client.read_events(heartbeats, limit=10).events, "a heartbeat")
+        event, *_ = pool.worker.wait_until(lambda: heartbeats(client, run), "a heartbeat")
         sent = time.time()
         (tmp_path / "go").touch()
         assert pool.wait_for_end(run).name == "Completed"

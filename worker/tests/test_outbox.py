@@ -114,3 +114,41 @@ def test_a_flow_run_goes_on_without_an_outbox(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid4()))
     with temporary_settings({PREFECT_HOME: str(tmp_path)}):
         outbox.keep_events()
+
+
+def test_what_is_aside_does_not_grow_without_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is too old and the oldest of too much are removed, and each is named; a link's target stays."""
+    aside = tmp_path / "outbox/aside"
+    (aside / "oldest").mkdir(parents=True)
+    (aside / "oldest/file").write_bytes(b"x" * 5_000)
+    (tmp_path / "target").touch()
+    for name, size in (("older", 3_000), ("newer", 4_000), ("newest", 2_000)):
+        # A move within the file system's resolution of times.
+        time.sleep(0.02)
+        (tmp_path / name).write_bytes(b"x" * size)
+        (tmp_path / name).rename(aside / f"{name}.jsonl")
+
+    async def deliver() -> None:
+        await outbox.Outboxes().deliver(Server())  # type: ignore[arg-type] # it stands in
+
+    def left() -> set[str]:
+        return {path.name for path in aside.iterdir()}
+
+    with temporary_settings({PREFECT_HOME: str(tmp_path)}):
+        anyio.run(deliver)
+        assert left() == {"oldest", "older.jsonl", "newer.jsonl", "newest.jsonl"}
+        assert caplog.records == []
+        monkeypatch.setattr(outbox, "_ASIDE_BYTES", 6_500)
+        anyio.run(deliver)
+        assert left() == {"newer.jsonl", "newest.jsonl"}
+        (aside / "link").symlink_to(tmp_path / "target")
+        monkeypatch.setattr(outbox, "_ASIDE_SECONDS", -1)
+        anyio.run(deliver)
+
+    assert left() == set()
+    assert (tmp_path / "target").exists()
+    removed = [record.getMessage() for record in caplog.records]
+    assert len(removed) == 5
+    assert any(f"Removed: {aside}/older.jsonl, 3 kB" in message for message in removed)

@@ -18,13 +18,14 @@ def main() -> None:
     from prefect import context
 
     from biocirv_worker.clock import correct_heartbeats
-    from biocirv_worker.internals import heartbeats, metrics
+    from biocirv_worker.internals import heartbeats, metrics, websockets
     from biocirv_worker.outbox import keep_events
 
     _raise_oom_score()
     keep_events()
     correct_heartbeats()
     heartbeats.let_flow_runs_go()
+    websockets.do_without_websockets()
     metrics.tolerate_a_taken_port(context)
     sys.argv = [ENGINE]
     sys.modules.pop(ENGINE, None)

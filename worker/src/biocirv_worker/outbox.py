@@ -4,7 +4,8 @@ Prefect records task runs only from events. They are lost if the flow run's proc
 the server is killed or the database is unreachable before the server has written them. Therefore each process of a flow
 run also writes its events to a file, which it locks. When the process has ended, the worker compares the file with the
 server's records, sends the missing events again, and removes the file when none is missing. It sends them by requests,
-which also pass a proxy that refuses websockets. What it cannot read is moved to the folder ``aside`` of the outbox.
+which also pass a proxy that refuses websockets. What it cannot read is moved to the folder ``aside`` of the outbox, and
+removed from there when it is a month old, or when the folder grows beyond a limit.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import stat
 import threading
 import time
@@ -46,6 +48,9 @@ _RECORD_SECONDS = 15
 # Events that could not be recorded for this long never will be: their flow run has been deleted.
 _MAX_AGE_SECONDS = 86400
 _BATCH_SIZE = 100
+# What is aside is for people: it is removed when it has been there for longer, and the oldest of more than these bytes.
+_ASIDE_SECONDS = 30 * 86400
+_ASIDE_BYTES = 100 * 2**20
 
 
 def keep_events() -> None:
@@ -123,7 +128,7 @@ class Outboxes:
 
         """
         paths = sorted(_directory().glob("*.jsonl"))
-        self._asides.keep(set(paths))
+        self._asides.keep({*paths, _directory() / "aside"})
         for path in paths:
             with self._asides.each(path, f"The events in {path} cannot be delivered; it is moved to {_aside(path)}"):
                 await self._deliver(client, path)
@@ -131,6 +136,9 @@ class Outboxes:
                 self._due.pop(path, None)
                 with suppress(OSError):
                     _move_aside(path)
+        aside = _directory() / "aside"
+        with self._asides.each(aside, f"{aside} is not cleaned"):
+            _clean(aside)
 
     async def _deliver(self, client: PrefectClient, path: Path) -> None:
         # Whatever else is there, opening it could wait for ever.
@@ -171,6 +179,35 @@ def _aside(path: Path) -> Path:
 def _move_aside(path: Path) -> None:
     _aside(path).parent.mkdir(mode=0o700, exist_ok=True)
     path.rename(_aside(path))
+
+
+def _clean(aside: Path) -> None:
+    """Remove what has been aside for too long, and the oldest of what is too much; log what was removed."""
+    entries = sorted(aside.iterdir(), key=_moved, reverse=True) if aside.is_dir() else []
+    total = 0
+    for path in entries:
+        size = sum(each.lstat().st_size for each in (path, *path.rglob("*")))
+        total += size
+        age = time.time() - _moved(path)
+        if age <= _ASIDE_SECONDS and total <= _ASIDE_BYTES:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        logger.warning(
+            "Removed: %s, %d kB, which had been there for %d days; what is newer than %d days is kept, up to %d MB",
+            path,
+            size // 1000,
+            age // 86400,
+            _ASIDE_SECONDS // 86400,
+            _ASIDE_BYTES // 2**20,
+        )
+
+
+def _moved(path: Path) -> float:
+    """Return when a file was moved aside, in seconds since 1970: a move changes its ctime."""
+    return path.lstat().st_ctime
 
 
 def _read(file: IO[bytes]) -> tuple[list[Event], str]:

@@ -27,7 +27,7 @@ from pydantic import PrivateAttr
 from biocirv_worker import clock, crashes, engine, outbox, times
 from biocirv_worker.asides import Asides, outage
 from biocirv_worker.flow_run import main as run_flow
-from biocirv_worker.internals import metrics
+from biocirv_worker.internals import metrics, websockets
 from biocirv_worker.internals.forks import run_launched
 from biocirv_worker.internals.polling import PollingWorker
 from biocirv_worker.systemd import Peers
@@ -130,6 +130,7 @@ class Worker(PollingWorker):
     def __init__(self, *, launcher: engine.Launcher, crash_retries: int, pool: str, **options: Any) -> None:  # noqa: ANN401 - the base's
         super().__init__(work_pool_name=pool, **options)
         metrics.tolerate_a_taken_port(base)
+        websockets.do_without_websockets()
         self._pool = pool
         self._launcher = launcher
         self._crash_retries = crash_retries
