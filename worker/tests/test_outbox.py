@@ -3,7 +3,7 @@
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,17 @@ def test_a_flow_run_goes_on_without_an_outbox(monkeypatch: pytest.MonkeyPatch, t
         outbox.keep_events()
 
 
+def refuse_the_newest(unlink: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Return a function that removes any file but the newest."""
+
+    def remove(path: Path) -> None:
+        if path.name == "newest.jsonl":
+            raise PermissionError(path)
+        unlink(path)
+
+    return remove
+
+
 def test_what_is_aside_does_not_grow_without_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,6 +154,12 @@ def test_what_is_aside_does_not_grow_without_end(
         monkeypatch.setattr(outbox, "_ASIDE_BYTES", 6_500)
         anyio.run(deliver)
         assert left() == {"newer.jsonl", "newest.jsonl"}
+        # One that cannot be removed holds up no other.
+        with monkeypatch.context() as patch:
+            patch.setattr(outbox, "_ASIDE_BYTES", 0)
+            patch.setattr(Path, "unlink", refuse_the_newest(Path.unlink))
+            anyio.run(deliver)
+            assert left() == {"newest.jsonl"}
         (aside / "link").symlink_to(tmp_path / "target")
         monkeypatch.setattr(outbox, "_ASIDE_SECONDS", -1)
         anyio.run(deliver)
@@ -150,5 +167,6 @@ def test_what_is_aside_does_not_grow_without_end(
     assert left() == set()
     assert (tmp_path / "target").exists()
     removed = [record.getMessage() for record in caplog.records]
-    assert len(removed) == 5
+    assert len(removed) == 6
+    assert [message for message in removed if f"{aside}/newest.jsonl cannot be removed: PermissionError" in message]
     assert any(f"Removed: {aside}/older.jsonl, 3 kB" in message for message in removed)

@@ -128,7 +128,8 @@ class Outboxes:
 
         """
         paths = sorted(_directory().glob("*.jsonl"))
-        self._asides.keep({*paths, _directory() / "aside"})
+        aside = _directory() / "aside"
+        self._asides.keep({*paths, aside, *aside.glob("*")})
         for path in paths:
             with self._asides.each(path, f"The events in {path} cannot be delivered; it is moved to {_aside(path)}"):
                 await self._deliver(client, path)
@@ -136,9 +137,10 @@ class Outboxes:
                 self._due.pop(path, None)
                 with suppress(OSError):
                     _move_aside(path)
-        aside = _directory() / "aside"
         with self._asides.each(aside, f"{aside} is not cleaned"):
-            _clean(aside)
+            for path in _surplus(aside):
+                with self._asides.each(path, f"{path} cannot be removed"):
+                    _remove(path)
 
     async def _deliver(self, client: PrefectClient, path: Path) -> None:
         # Whatever else is there, opening it could wait for ever.
@@ -181,28 +183,35 @@ def _move_aside(path: Path) -> None:
     path.rename(_aside(path))
 
 
-def _clean(aside: Path) -> None:
-    """Remove what has been aside for too long, and the oldest of what is too much; log what was removed."""
-    entries = sorted(aside.iterdir(), key=_moved, reverse=True) if aside.is_dir() else []
-    total = 0
-    for path in entries:
-        size = sum(each.lstat().st_size for each in (path, *path.rglob("*")))
-        total += size
-        age = time.time() - _moved(path)
-        if age <= _ASIDE_SECONDS and total <= _ASIDE_BYTES:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-        logger.warning(
-            "Removed: %s, %d kB, which had been there for %d days; what is newer than %d days is kept, up to %d MB",
-            path,
-            size // 1000,
-            age // 86400,
-            _ASIDE_SECONDS // 86400,
-            _ASIDE_BYTES // 2**20,
-        )
+def _surplus(aside: Path) -> list[Path]:
+    """Return what has been aside for too long, and the oldest of what is too much."""
+    surplus, total = [], 0
+    for path in sorted(aside.glob("*"), key=_moved, reverse=True):
+        total += _size(path)
+        if total > _ASIDE_BYTES or time.time() - _moved(path) > _ASIDE_SECONDS:
+            surplus.append(path)
+    return surplus
+
+
+def _remove(path: Path) -> None:
+    """Remove what is aside, and log it."""
+    size, days = _size(path), (time.time() - _moved(path)) // 86400
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    logger.warning(
+        "Removed: %s, %d kB, aside for %d days; what is newer than %d days is kept, up to %d MB",
+        path,
+        size // 1000,
+        days,
+        _ASIDE_SECONDS // 86400,
+        _ASIDE_BYTES // 2**20,
+    )
+
+
+def _size(path: Path) -> int:
+    return sum(each.lstat().st_size for each in (path, *path.rglob("*")))
 
 
 def _moved(path: Path) -> float:

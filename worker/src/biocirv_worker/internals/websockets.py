@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 from prefect.client.orchestration import get_client
+from prefect.events import worker
 from prefect.events.clients import PrefectEventsClient
-from prefect.events.worker import EventsWorker, emit_events_to_cloud
 
 from biocirv_worker.asides import outage, reason
 from biocirv_worker.internals.events import post_events
@@ -32,8 +32,7 @@ _REQUEST_SECONDS = 10
 
 def do_without_websockets() -> None:
     """Let this process send its events by requests as soon as Prefect gives up connecting a websocket."""
-    if not emit_events_to_cloud():
-        EventsWorker.set_client_override(_EventsClient)
+    worker.PrefectEventsClient = _EventsClient  # type: ignore[attr-defined]
 
 
 class _EventsClient(PrefectEventsClient):
@@ -84,7 +83,6 @@ class _EventsClient(PrefectEventsClient):
 
     async def _turn_to_requests(self, error: Exception) -> PrefectClient:
         logger.warning("Events go by requests, because no websocket connects: %s", reason(error))
-        self._stop_checkpoint_task()
         self._api = await get_client().__aenter__()
         return self._api
 
