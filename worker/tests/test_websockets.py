@@ -11,7 +11,7 @@ import httpx
 import orjson
 import pytest
 from biocirv_worker.internals import websockets
-from prefect.events import Event, Resource, worker
+from prefect.events import Event, Resource, clients, emit_event, utilities, worker
 from prefect.events.clients import PrefectEventsClient
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -127,11 +127,13 @@ def test_a_websocket_that_is_refused_later_loses_no_event(monkeypatch: pytest.Mo
 
 
 def test_prefect_s_events_go_by_this_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "PrefectEventsClient", PrefectEventsClient)
+    for module in (worker, utilities, clients):
+        monkeypatch.setattr(module, "PrefectEventsClient", PrefectEventsClient)
     with serving() as api:
         websockets.do_without_websockets()
-        sender = worker.EventsWorker.instance()
-        sender.send(event("sent"))
-        sender.drain()
+        emit_event("sent", resource={"prefect.resource.id": "prefect.flow-run.x"})
+        worker.EventsWorker.instance().drain()
+        made = clients.get_events_client()
 
     assert api.bodies == [["sent"]]
+    assert isinstance(made, websockets._EventsClient)

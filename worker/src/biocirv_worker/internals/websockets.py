@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from prefect.client.orchestration import get_client
-from prefect.events import worker
+from prefect.events import clients, utilities, worker
 from prefect.events.clients import PrefectEventsClient
 
 from biocirv_worker.asides import outage, reason
@@ -32,7 +32,9 @@ _REQUEST_SECONDS = 10
 
 def do_without_websockets() -> None:
     """Let this process send its events by requests as soon as Prefect gives up connecting a websocket."""
-    worker.PrefectEventsClient = _EventsClient  # type: ignore[attr-defined]
+    # One chooses the client, one passes over events for a client that it does not know, one makes clients for others.
+    for module in (worker, utilities, clients):
+        module.PrefectEventsClient = _EventsClient  # type: ignore[attr-defined]
 
 
 class _EventsClient(PrefectEventsClient):
