@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ from tests.host.conftest import properties, recap
 from tests.limits import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.host.conftest import Api, Inventory
 
 pytestmark = pytest.mark.disruptive
@@ -132,3 +135,29 @@ def test_a_new_container_takes_up_the_data(inventory: "Inventory", server: Host,
     for account in kept:
         assert server.file(f"/var/lib/{account}/dumps/kept").user == account
         server.check_output(f"rm /var/lib/{account}/dumps/kept")
+
+
+@pytest.fixture
+def limit(api: "Api") -> "Iterator[str]":
+    """Return the name of a concurrency limit of which one slot is taken, by a lease."""
+    name = f"test-{uuid.uuid4().hex[:6]}"
+    api.ask("/v2/concurrency_limits/", {"name": name, "limit": 2})
+    lease = {"slots": 1, "names": [name], "mode": "concurrency", "lease_duration": 3600}
+    api.ask("/v2/concurrency_limits/increment-with-lease", lease)
+    yield name
+    api.delete(f"/v2/concurrency_limits/{name}")
+
+
+@pytest.mark.thorough
+def test_slots_that_no_lease_holds_are_freed(server: Host, api: "Api", limit: str) -> None:
+    """Prefect keeps slots in its database and leases in files, which a restoration or a power cut may lose."""
+
+    def taken_after_a_restart() -> int:
+        server.check_output("systemctl restart prefect-server")
+        return int(api.ask(f"/v2/concurrency_limits/{limit}")["active_slots"])
+
+    assert taken_after_a_restart() == 1
+    server.check_output("rm --recursive /var/lib/prefect-server/concurrency_leases")
+    assert taken_after_a_restart() == 0
+    freed = f"1 slots of the concurrency limit {limit} are free: no lease holds them"
+    assert freed in server.check_output("journalctl --unit prefect-server --since=-5min --output cat")
