@@ -735,6 +735,27 @@ def test_the_flow_runs_of_a_lost_worker_are_run_again(
     assert [len(pool.runs_of_deployment(run)) for run in (unwanted, forgotten)] == [1, 1]
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize(("names", "end"), [(("host", "host"), "Crashed"), (("host-1", "host-2"), "Completed")])
+def test_two_hosts_of_one_hostname_need_two_names(
+    client: SyncPrefectClient, prefect_server: str, tmp_path: Path, names: tuple[str, str], end: str
+) -> None:
+    """With one name, as two virtual machines of one template have, each takes the other's flow runs for lost."""
+    with ExitStack() as stack:
+        hosts = [Programs(client, prefect_server, tmp_path / place, stack) for place in ("first", "second")]
+        name = f"twins-{end}"
+        pool = hosts[0].pool(hosts[0].start(name, name=names[0], seconds=HASTY))
+        run = pool.start("flows.py:waits", tmp_path)
+        pool.note(tmp_path, "waits")
+        wait_until(lambda: pool.read(run)[1].is_running(), "a flow run that is Running")
+
+        hosts[1].pool(hosts[1].start(name, name=names[1], seconds=HASTY))
+        enough = time.monotonic() + 3 * (HASTY["crashes._OWN_SECONDS"] + HASTY["worker._RECONCILE_SECONDS"])
+        wait_until(lambda: pool.read(run)[1].is_final() or time.monotonic() > enough, "the second host has looked")
+        (tmp_path / "go").touch()
+        assert pool.wait_for_end(run).name == end
+
+
 REFUSAL = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 NO_WEBSOCKETS = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 

@@ -44,6 +44,12 @@ def test_the_survey_s_answer_is_found_behind_a_login_banner(preflight: ModuleTyp
     assert preflight.read_survey("Error: No such container") is None
 
 
+def test_two_workers_of_one_name_are_told(preflight: ModuleType) -> None:
+    assert preflight.worker_problems({"w1": "w1", "w2": "w2"}) == []
+    (problem,) = preflight.worker_problems({"w1": "worker", "w2": "w2", "w3": "worker"})
+    assert "prefect_worker_name is 'worker' on w1, w3, whose workers would end each other's flow runs" in problem
+
+
 def test_a_misspelt_group_is_told_with_the_right_one(preflight: ModuleType) -> None:
     (problem,) = preflight.group_problems({**WELL, "prefect_workers": ["w3"]}, [])
     assert "'prefect_workers'" in problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import json
@@ -82,6 +83,19 @@ def group_problems(groups: Mapping[str, list[str]], own: Iterable[str]) -> list[
         if len(groups.get(name, [])) > 1
     ]
     return problems
+
+
+def worker_problems(names: Mapping[str, object]) -> list[str]:
+    """Return the problems of the workers' names, given by host: each ends the flow runs of its name that it lacks."""
+    by_name: dict[str, list[str]] = {}
+    for host, name in names.items():
+        by_name.setdefault(str(name), []).append(host)
+    return [
+        f"prefect_worker_name is {name!r} on {', '.join(hosts)}, whose workers would end each other's flow runs: give "
+        "each host another, or leave the variable out."
+        for name, hosts in sorted(by_name.items())
+        if len(hosts) > 1
+    ]
 
 
 def service_problems(services: object, groups: Mapping[str, list[str]], own: Iterable[str] = ()) -> list[str]:
@@ -451,6 +465,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             files |= {f"entry {number} of extra_ca_certificates": path for number, path in enumerate(authorities, 1)}
         problems = [
             *checked("The groups", group_problems, groups, self.value("preflight_other_groups", variables) or []),
+            *worker_problems(self.worker_names(variables)),
             *name_problems(variables, known, {role.split()[0] for role in specs}),
             *self.variable_problems(specs, variables),
             *checked("other_services", service_problems, self.value("other_services", variables), groups, own),
@@ -501,6 +516,14 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             return self._templar.template(variables.get(name))
         except AnsibleError:
             return None
+
+    def worker_names(self, variables: Mapping[str, Any]) -> dict[str, object]:
+        """Return the names of the workers by host, but for those that depend on facts of a host."""
+        names: dict[str, object] = {}
+        for host in variables["groups"].get("prefect_worker", []):
+            with contextlib.suppress(AnsibleError):
+                names[host] = variables["hostvars"][host].get("prefect_worker_name", host)
+        return names
 
     def survey(
         self, names: Mapping[str, str], proxies: Mapping[str, str], variables: Mapping[str, Any]
