@@ -231,15 +231,19 @@ bench-runs: $(VENV)/dev ## compare Prefect's own worker with ours, without and w
 	$(VENV)/bin/python benchmarks/runs.py
 
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
-lock: $(VENV)/controller ## regenerate the locks in requirements/ from pyproject.toml; UPGRADE=1: with the newest versions
+LOCK = $(VENV)/bin/python scripts/lock.py $(if $(UPGRADE),--upgrade)
+lock: $(VENV)/controller ## regenerate the locks in requirements/ from pyproject.toml; PROJECT=path: lock another project, into FILE= or the inventory's requirements.txt; UPGRADE=1: with the newest versions
+ifneq ($(PROJECT),)
+	@$(LOCK) --output "$(or $(FILE),$(INVENTORY)/requirements.txt)" "$(PROJECT)" $(PACKAGES)
+else
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group builder --output-file requirements/builder.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group conda --output-file requirements/conda.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --output-file requirements/application.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group controller --output-file requirements/controller.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group conda --group controller --group dev \
 		--constraint requirements/application.txt --constraint requirements/controller.txt --output-file requirements/dev.txt
-	cd tests/application && $(COMPILE) --no-emit-package soil-units --constraint ../../requirements/application.txt \
-		libraries/soil-units/pyproject.toml libraries/soil-survey/pyproject.toml --output-file requirements.txt
+	@$(LOCK) --constraint requirements/application.txt --output tests/application/requirements.txt tests/application
+endif
 
 variables: $(VENV)/controller ## regenerate docs/variables.md from the roles' argument specs
 	@$(VENV)/bin/python scripts/variables.py

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,29 @@ def test_survey_fails_with_what_is_missing(tmp_path: Path, credentials: str | No
     assert survey.stdout.startswith("FAILED "), survey.stderr
     assert reason in survey.stdout
     assert "secret" not in survey.stdout
+
+
+def test_one_command_locks_a_project_elsewhere(tmp_path: Path) -> None:
+    """The lock has what all of its packages require, with hashes, and neither these nor any address or path."""
+    lock = tmp_path / "inventory/requirements.txt"
+    lock.parent.mkdir()
+    copy = shutil.copytree(APPLICATION, tmp_path / "soil")
+
+    done = subprocess.run(
+        ["make", "lock", f"PROJECT={copy}", f"INVENTORY={lock.parent}"],
+        cwd=APPLICATION.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert f"Wrote {lock}" in done.stdout
+    text = lock.read_text(encoding="utf-8")
+    assert {"alembic", "prefect", "psycopg2-binary"} <= set(
+        re.findall(r"(?m)^([a-z0-9._-]+)==\S+ ?.*\\\n +--hash", text)
+    )
+    assert not re.search(r"(?m)^soil-|://|--index-url|" + re.escape(str(tmp_path)), text)
 
 
 def test_lock_is_in_step_with_the_main_application() -> None:

@@ -463,6 +463,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         files = {f"{name} of credential_files": path for name, path in files.items()}
         if isinstance(authorities, list):
             files |= {f"entry {number} of extra_ca_certificates": path for number, path in enumerate(authorities, 1)}
+        if (lock := self.value("release_lock", variables)) and not self.value("release_archive", variables):
+            files["release_lock"] = lock
         problems = [
             *checked("The groups", group_problems, groups, self.value("preflight_other_groups", variables) or []),
             *worker_problems(self.worker_names(variables)),

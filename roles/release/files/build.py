@@ -6,9 +6,11 @@ the role's ``tasks/build.yml`` writes. If a step fails, prints the reason, remov
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,10 +149,15 @@ def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
         "--python",
         environment / "bin/python",
     ]
-    for name in specification["requirements"] + specification["constraints"]:
+    requirements = [] if specification["lock"] else specification["requirements"]
+    for name in requirements + specification["constraints"]:
         if not (app / name).is_file():
             raise BuildError(f"The source has no file {name}: correct release_requirements or release_constraints.")
-    for name in specification["requirements"]:
+    if specification["lock"]:
+        lock = environment.with_name("requirements.txt")
+        lock.write_text(specification["lock"], encoding="utf-8")
+        run("Installing release_lock", *install, "--require-hashes", "--requirement", lock)
+    for name in requirements:
         run(f"Installing {name}", *install, "--require-hashes", "--requirement", app / name)
     constraints = [option for name in specification["constraints"] for option in ("--constraint", app / name)]
     if specification["extra_requirements"]:
@@ -176,15 +183,42 @@ def run(step: str, *command: str | Path, cwd: Path | None = None) -> str:
     """Run a command; return its output.
 
     Raises:
-        BuildError: the command failed; the message names the step and contains the end of the output.
+        BuildError: the command failed; the message names the step, the package and the reason where uv says them, and
+            contains the end of the output.
 
     """
-    environment = {**os.environ, "PREFECT_HOME": "/nonexistent"}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    # Prefect makes a directory of its own wherever it is imported.
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "PREFECT_HOME": home}
+        done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise BuildError("\n".join([f"{step} failed:", *said[-20:]]))
+        said = (done.stderr or done.stdout).strip()
+        raise BuildError("\n".join([f"{step} failed: {reason(said)}".rstrip(), *said.splitlines()[-20:]]))
     return done.stdout
+
+
+def reason(said: str) -> str:
+    """Return in a sentence which package failed, and why, from what uv has printed; empty if that is not known."""
+    if unfit := re.search(r"(?m)^The package `.+$", said):
+        return f"{unfit[0]}."
+    error = re.search(r"(?m)^error: (.+)", said)
+    if not error:
+        return ""
+    causes = re.findall(r"(?m)^  cause: (.+)", said)
+    if because := re.search(r"(?m)^  cause: Because (.+?)(?: and you require \S+?)?, we can conclude", said):
+        why = because[1]
+        if "network was disabled" in said:
+            why += "; release_build_backends_from_index: true lets build backends be downloaded"
+    elif log := re.search(r"(?m)^ +\[stderr\]\n((?:.*\n?)+?)(?:\n\S|\Z)", said):
+        # What a compiler says first is the cause of the rest.
+        lines = [line.strip() for line in log[1].splitlines() if line.strip()]
+        why = next((line for line in lines if "fatal error:" in line), lines[-1])
+    else:
+        why = causes[-1] if causes else ""
+    what = causes[0] if error[1].startswith("Request failed") else re.sub(r" @ file://\S+`", "`", error[1])
+    if what.startswith("No solution found"):
+        return f"{why}."
+    return ": ".join(dict.fromkeys(part.rstrip(".") for part in (what, why) if part)) + "."
 
 
 if __name__ == "__main__":
