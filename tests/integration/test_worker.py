@@ -320,13 +320,30 @@ def test_a_library_that_starts_a_thread_is_left_to_the_flow_runs(plain: Pool, tm
 
 
 def test_an_application_that_cannot_be_imported_ends_its_flow_run_alone(plain: Pool, tmp_path: Path) -> None:
-    """The journal gives the reason. The worker, which does not import it, continues."""
+    """Journal and state give the reason. The worker, which does not import it, continues."""
     run = plain.start("broken.py:broken", tmp_path)
 
     state = plain.wait_for_end(run)
     assert state.name in ("Failed", "Crashed")
+    assert "This application is broken on purpose" in str(state.message)
     assert "This application is broken on purpose" in plain.worker.log
     assert plain.wait_for_end(plain.start("flows.py:report", tmp_path)).name == "Completed"
+
+
+@pytest.mark.parametrize("environment", [None, {"OF_ITS_OWN": "1"}], ids=["fork", "command"])
+def test_the_state_of_a_crashed_run_has_what_its_process_said_last(
+    plain: Pool, tmp_path: Path, environment: dict[str, str] | None
+) -> None:
+    """Its last lines, without terminal codes; the journal has all of them."""
+    run = plain.start("flows.py:speaks_and_dies", tmp_path, environment=environment)
+
+    state = plain.wait_for_end(run)
+    assert state.name == "Crashed"
+    assert "status code: 3" in str(state.message)
+    assert str(state.message).endswith(
+        "It said last:\n" + "\n".join([*(f"line {n}" for n in range(92, 100)), "Out of ink"])
+    )
+    assert "line 0\n" in plain.worker.log
 
 
 COMMON = """

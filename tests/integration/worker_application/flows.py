@@ -78,6 +78,15 @@ def leaves_children(notes: str) -> None:
 
 
 @flow
+def speaks_and_dies(notes: str) -> None:  # noqa: ARG001 - as Prefect calls it
+    """Write to standard error, and end at once with an exit code."""
+    for number in range(100):
+        os.write(2, f"line {number}\n".encode())
+    os.write(2, b"\x1b[31mOut of ink\x1b[0m\n\n")
+    os._exit(3)
+
+
+@flow
 def lingers(notes: str) -> None:
     """Leave a thread that is no daemon."""
     threading.Thread(target=threading.Event().wait).start()

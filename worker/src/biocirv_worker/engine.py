@@ -35,21 +35,27 @@ class StartError(Exception):
 
 @dataclass
 class Process:
-    """A flow run's process. ``returncode`` is its exit code, or minus a signal's number; None while it runs."""
+    """A flow run's process.
+
+    ``returncode`` is its exit code, or minus a signal's number; None while it runs. ``said`` is the end of what it
+    wrote to standard error, if it failed.
+    """
 
     pid: int
     returncode: int | None
     _descriptor: int
     _keeper: socket.socket
+    said: str = ""
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when the process and all that belongs to it have ended."""
         return self._keeper.fileno()
 
     def read_status(self) -> None:
-        """Set ``returncode``, once ``fileno()`` is readable. A process without a keeper is killed."""
+        """Set ``returncode`` and ``said``, once ``fileno()`` is readable. A process without a keeper is killed."""
         message = self._keeper.recv(_MESSAGE_BYTES)
-        self.returncode = json.loads(message)["status"] if message else -signal.SIGKILL
+        ended: dict[str, Any] = json.loads(message) if message else {"status": -signal.SIGKILL, "said": ""}
+        self.returncode, self.said = ended["status"], ended["said"]
 
     def close(self) -> None:
         """Kill the process if it still runs, and close the descriptors."""

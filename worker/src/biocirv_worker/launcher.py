@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 _GRACE_SECONDS = 5
 # Processes that a killed one has just started are looked for again after this time.
 _RESCAN_SECONDS = 0.1
+# What a flow run wrote last to standard error is told to the worker, up to this size.
+_SAID_BYTES = 4000
+# For the end of the output to arrive, after all that could write it has ended.
+_OUTPUT_SECONDS = 5
 # Options of prctl(2).
 _PARENT_DEATH_SIGNAL, _CHILD_SUBREAPER = 1, 36
 
@@ -87,6 +92,7 @@ def _keep(launcher: int, request: int, channel: int) -> Callable[[], None]:
     with os.fdopen(request, "rb") as file:
         wanted = json.load(file)
     worker, keeper = socket.socket(fileno=channel), os.getpid()
+    output, errors = os.pipe()
     try:
         process = os.fork()
     except OSError as error:
@@ -94,15 +100,45 @@ def _keep(launcher: int, request: int, channel: int) -> Callable[[], None]:
         os._exit(1)
     if process == 0:
         worker.close()
+        os.close(output)
+        os.dup2(errors, 2)
+        os.close(errors)
         _end_with(keeper, signal.SIGKILL)
         return _begin(**wanted)
+    os.close(errors)
     try:
-        _keep_alive(launcher, process, worker)
+        _keep_alive(launcher, process, worker, _Relay(output))
     finally:
         os._exit(0)
 
 
-def _keep_alive(launcher: int, process: int, worker: socket.socket) -> None:
+class _Relay(threading.Thread):
+    """Passes on what a flow run writes to standard error, and keeps the end of it."""
+
+    def __init__(self, output: int) -> None:
+        super().__init__(daemon=True)
+        self._output = output
+        self._end = b""
+        # Signals are for the main thread, which waits for them.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+    def run(self) -> None:
+        """Read until all that could write has ended."""
+        while data := os.read(self._output, 65536):
+            self._end = (self._end + data)[-_SAID_BYTES:]
+            with suppress(OSError):
+                while data:
+                    data = data[os.write(2, data) :]
+
+    def said(self) -> str:
+        """Return what was written last."""
+        self.join(_OUTPUT_SECONDS)
+        return self._end.decode(errors="replace")
+
+
+def _keep_alive(launcher: int, process: int, worker: socket.socket, relay: _Relay) -> None:
     status = -signal.SIGKILL
     try:
         descriptor = os.pidfd_open(process)
@@ -116,7 +152,7 @@ def _keep_alive(launcher: int, process: int, worker: socket.socket) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _end_rest(0 if status == -signal.SIGKILL else _GRACE_SECONDS)
     with suppress(OSError):
-        worker.send(json.dumps({"status": status}).encode())
+        worker.send(json.dumps({"status": status, "said": relay.said() if status else ""}).encode())
 
 
 def _raise_ended(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -6,6 +6,7 @@ the run ended. This module replaces only the way in which the executor starts th
 
 from __future__ import annotations
 
+import re
 import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,18 @@ from prefect.runner._control_channel import ControlChannel
 from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
 from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
+from prefect.runner._state_proposer import StateProposer
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefect.client.orchestration import PrefectClient
+
     from biocirv_worker.engine import Launcher
+
+# Lines of what a crashed flow run's process said last that its state's message has.
+_LINES = 9
 
 
 async def run_launched(
@@ -42,6 +49,7 @@ async def run_launched(
     execution: FlowRunExecutionResult | None = None
     async with FlowRunExecutorContext() as context:
         starter = _Starter(flow_run, configuration, directory, launcher, run, context.control_channel)
+        context._state_proposer = _Proposer(context.client, starter)
         executor = context.create_executor(flow_run, starter, hook_runner=starter, propose_submitting=False)
 
         async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
@@ -62,6 +70,25 @@ def run_hooks(kind: str, flow_run: str, state: str) -> None:
     runner = HookRunner(resolve_flow=load_flow_from_flow_run)
     hooks = runner.run_crashed_hooks if kind == "crashed" else runner.run_cancellation_hooks
     anyio.run(hooks, FlowRun.model_validate_json(flow_run), State[Any].model_validate_json(state))
+
+
+class _Proposer(StateProposer):
+    """Adds to the message of a crash what the flow run's process said last: else only the journal would have it."""
+
+    def __init__(self, client: PrefectClient, starter: _Starter) -> None:
+        super().__init__(client=client)
+        self._starter = starter
+
+    async def propose_crashed(self, flow_run: FlowRun, message: str) -> State[Any] | None:
+        """Propose the state, as the base class does."""
+        said = last_lines(self._starter.said)
+        return await super().propose_crashed(flow_run, f"{message}\nIt said last:\n{said}" if said else message)
+
+
+def last_lines(text: str) -> str:
+    """Return the last lines of a text that say something, without terminal codes."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return "\n".join([line.rstrip() for line in plain.splitlines() if line.strip()][-_LINES:])
 
 
 class _Starter:
@@ -87,6 +114,7 @@ class _Starter:
         self._what: dict[str, Any] = {"function": run} if run else {"command": shlex.split(configuration.command or "")}
         self._output = configuration.stream_output
         self._control = control
+        self.said = ""
 
     async def start(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
@@ -94,7 +122,7 @@ class _Starter:
         """Start the process, report it to ``task_status``, and return when it and its children have ended."""
         port, token = self._control.register(flow_run.id)
         control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
-        await self._start(self._environment | control, task_status, **self._what)
+        self.said = await self._start(self._environment | control, task_status, **self._what)
 
     async def run_crashed_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
         """Run the flow's hooks for a crash, in a fork: the worker has neither its code nor its working directory."""
@@ -113,7 +141,8 @@ class _Starter:
         environment: dict[str, str],
         task_status: anyio.abc.TaskStatus[ProcessHandle],
         **what: Any,  # noqa: ANN401 - the launcher's
-    ) -> None:
+    ) -> str:
+        """Start a process, and return what it said last when it and its children have ended."""
         # A fork takes milliseconds, but seconds if the launcher has to be started again.
         start = partial(self._launcher.start, environment, self._directory, output=self._output, **what)
         process = await anyio.to_thread.run_sync(start)
@@ -121,5 +150,6 @@ class _Starter:
             task_status.started(ProcessHandle(process))  # type: ignore[arg-type] # it needs what every Process has
             await anyio.wait_readable(process.fileno())
             process.read_status()
+            return process.said
         finally:
             process.close()
