@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import State, flow
 from prefect.states import Completed, Failed
+from soil.maps.summary import deepest, refresh  # type: ignore[import-not-found] # a namespace package
 from soil_survey.database import SettingsError, engine
 from soil_survey.load import SitesError, load, read
 from soil_survey.report import farthest
@@ -37,6 +38,23 @@ def report() -> State[Any]:
         return Failed(message="There are no two sites: run the deployment survey-nightly first")
     one, other, distance = found
     return Completed(message=f"{one} and {other} are farthest apart: {distance:.1f} km")
+
+
+@flow(name="soil-summary")
+def summary() -> State[Any]:
+    """Refresh the view of the deepest horizons; the key in ``SOIL_API_KEY`` is for the service that will publish it."""
+    try:
+        with engine().begin() as connection:
+            refresh(connection)
+            found = deepest(connection)
+    except SettingsError as error:
+        return Failed(message=str(error))
+    if not found:
+        return Failed(message="There is no site: run the deployment survey-nightly first")
+    if not os.environ.get("SOIL_API_KEY"):
+        return Failed(message="SOIL_API_KEY is not set")
+    site, depth = found
+    return Completed(message=f"{site} is the deepest: {depth:g} cm")
 
 
 def _account() -> str:

@@ -59,7 +59,7 @@ def test_the_environment_is_what_the_lock_names(server: Host) -> None:
     assert all(len(package["sha256"]) == 64 for kind in ("conda", "pypi") for package in noted[kind])
     names = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
     installed = server.check_output(f'{PYTHON} -c "{names}"').split()
-    ours = {"soil-units", "soil-survey"}
+    ours = {"soil-units", "soil-maps", "soil-survey"}
     assert {normal(name) for name in installed} == {normal(package["name"]) for package in noted["pypi"]} | ours
     assert server.check_output(f"{PYTHON} -c 'import example_wheel; print(example_wheel.ANSWER)'") == "42"
 
@@ -89,6 +89,7 @@ def test_its_flows_load_and_ask_its_database(inventory: "Inventory", database: H
         ("soil-survey/survey-nightly", r"10 sites \(\d+ new\), 20 horizons \(\d+ new\), for soil-laboratory"),
         ("soil-survey/survey-nightly", r"10 sites \(0 new\), 20 horizons \(0 new\), for soil-laboratory"),
         ("soil-report/survey-report", r"Crescent City and Imperial are farthest apart: 1248\.8 km"),
+        ("soil-summary/survey-summary", r"Davis is the deepest: 150 cm"),
     ):
         done = run_flow(inventory, deployment)
         assert done.returncode == 0, done.stdout
