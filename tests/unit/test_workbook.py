@@ -2,6 +2,8 @@
 
 import datetime as dt
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -285,3 +287,74 @@ def test_any_damage_is_said_or_harmless(
 
     with suppress(ExtractError):
         read(source)
+
+
+# Reads the worksheet, and prints the error and how many MB of memory it took further.
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from ca_biositing.pipeline.sources import ExtractError
+from ca_biositing.pipeline.sources.workbook import WorkbookFolder
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+before = used()
+try:
+    with WorkbookFolder(Path(sys.argv[1])).open("Lab", "Samples") as opened:
+        print(sum(1 for _ in opened.rows))
+except ExtractError as error:
+    print(error)
+print(used() - before)
+"""
+SHARED = "xl/sharedStrings.xml"
+CELL = '<row r="3"><c r="A3" t="inlineStr"><is><t>'
+
+
+@pytest.mark.parametrize(
+    ("part", "begin", "repeated", "megabytes", "says"),
+    [
+        (
+            SHARED,
+            '<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>',
+            "A",
+            300,
+            "expands to",
+        ),
+        (
+            SHARED,
+            '<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>',
+            "A",
+            100,
+            "more than any cell",
+        ),
+        (PAGE, CELL, "A", 100, "a cell of row 3 has more than 1000000 characters"),
+        (PAGE, '<row r="3" s="', "A", 300, "times its size"),
+    ],
+    ids=["shared-strings", "shared-string", "cell", "attribute"],
+)
+def test_what_expands_without_end_is_refused_in_little_memory(
+    tmp_path: Path, part: str, begin: str, repeated: str, megabytes: int, says: str
+) -> None:
+    """A workbook of 400 kB would take a gigabyte."""
+    path = write(tmp_path, ["Name"], ["a"])
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    related = '<Relationship Type="http://x/sharedStrings" Target="sharedStrings.xml" Id="shared" /></Relationships>'
+    if part == SHARED:
+        rels = parts["xl/_rels/workbook.xml.rels"]
+        parts["xl/_rels/workbook.xml.rels"] = rels.replace(b"</Relationships>", related.encode())
+    head = parts[part].partition(b"</sheetData>")[0] if part == PAGE else b""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            if name != part:
+                archive.writestr(name, content)
+        with archive.open(part, "w", force_zip64=True) as file:
+            file.write(head + begin.encode())
+            for _ in range(megabytes):
+                file.write(repeated.encode() * 2**20)
+            file.write(b"</t></si></sst>" if part == SHARED else b"")
+    assert path.stat().st_size < 2**20
+
+    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, check=True)
+
+    said, taken = done.stdout.rsplit("\n", 2)[:2]
+    assert says in said
+    assert int(taken) < 600, f"{taken} MB"

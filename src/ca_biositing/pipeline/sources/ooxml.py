@@ -31,6 +31,11 @@ from ca_biositing.pipeline.sources.number_formats import GENERAL, NumberFormat, 
 _CHUNK = 256 * 1024
 _MAX_ROW = 1_048_576
 _MAX_COLUMN = 16_384
+# What is held in memory is limited, not how many rows a worksheet has. Cells of Excel have at most 32,767 characters. A
+# worksheet of 400 times its compressed size holds nothing but repetitions, which neither people nor programs write.
+_MAX_HELD_BYTES = 128 * 1024 * 1024
+_MAX_CELL_CHARACTERS = 1_000_000
+_MAX_EXPANSION = 400
 # Excel escapes control characters, halves of characters, and the underscore of a text that looks like an escape. What
 # looks like another escape is a text of a program that does not escape.
 _ESCAPE = re.compile("(?i)_x(00[0189][0-9a-f]|007f|005f|d[89a-f][0-9a-f]{2}|fff[ef])_")
@@ -83,8 +88,13 @@ class Workbook:
         ``on_read`` is called with the fraction of the worksheet that was read.
         """
         name = self._parts[_part(self.pages[page])]
+        info = self._archive.getinfo(name)
+        size = max(info.file_size, 1)
+        if size > max(_MAX_HELD_BYTES, _MAX_EXPANSION * info.compress_size):
+            raise DamagedError(
+                f"{name} expands to {size >> 20} MB, {size // max(info.compress_size, 1)} times its size"
+            )
         merges = self._merges(name)
-        size = max(self._archive.getinfo(name).file_size, 1)
         with self._archive.open(name) as part:
             parser = _Worksheet(self._context, merges)
             read = 0
@@ -147,7 +157,12 @@ class Workbook:
     def _open(self, path: str) -> IO[bytes]:
         if _part(path) not in self._parts:
             raise DamagedError(f"it has no part {path}")
-        return self._archive.open(self._parts[_part(path)])
+        info = self._archive.getinfo(self._parts[_part(path)])
+        if info.file_size > _MAX_HELD_BYTES:
+            raise DamagedError(
+                f"{path} expands to {info.file_size >> 20} MB, of which at most {_MAX_HELD_BYTES >> 20} MB can be read"
+            )
+        return self._archive.open(info)
 
     def _strings(self, path: str) -> list[str]:
         """Return the texts that cells refer to by number."""
@@ -158,6 +173,8 @@ class Workbook:
             for event, element in events:
                 if event == "end" and _local(element.tag) == "si":
                     strings.append(_unescaped("".join(_texts(element))))
+                    if len(strings[-1]) > _MAX_CELL_CHARACTERS:
+                        raise DamagedError(f"a text has {len(strings[-1])} characters, more than any cell")
                     root.clear()
         return strings
 
@@ -179,6 +196,7 @@ class _Worksheet:
         self._formula: list[str] | None = None
         # Where the text that the parser is in belongs, if it is wanted.
         self._into: list[str] | None = None
+        self._length = 0
         self._is_hint = False
         self._starts: dict[str, Callable[[dict[str, str]], None]] = {}
         self._ends: dict[str, Callable[[], None]] = {}
@@ -213,6 +231,9 @@ class _Worksheet:
     def _characters(self, characters: str) -> None:
         if self._into is not None:
             self._into.append(characters)
+            self._length += len(characters)
+            if self._length > _MAX_CELL_CHARACTERS:
+                raise DamagedError(f"a cell of row {self._number} has more than {_MAX_CELL_CHARACTERS} characters")
 
     def _name_elements(self, prefix: str) -> None:
         starts = {
@@ -249,6 +270,7 @@ class _Worksheet:
 
     def _start_cell(self, attributes: dict[str, str]) -> None:
         self._attributes = attributes
+        self._length = 0
         self._value = []
         self._formula = None
         reference = attributes.get("r")
