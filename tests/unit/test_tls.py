@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from cryptography.x509.verification import PolicyBuilder, Store
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = {"db": ["db", "192.0.2.7"], "app": ["app", "app.example.org"]}
@@ -205,6 +205,36 @@ def test_what_the_authority_may_do(first: Path) -> None:
     assert authority.certificate.public_key() == authority.key.public_key()
 
 
+@pytest.mark.parametrize("name", ["bank.example.com", "example.org", "192.0.2.8", "::1"])
+def test_the_authority_s_key_is_of_no_use_for_other_names(first: Path, name: str) -> None:
+    """Whoever steals it cannot pass for other servers before those who trust it in a browser."""
+    issued = issue("app", read(first, "ca"), names=[name])
+    with pytest.raises(VerificationError):
+        verify(first, issued.certificate, name)
+
+
+def test_an_authority_without_constraints_is_issued_again(made: Path) -> None:
+    """With its key: who trusts the one before goes on trusting."""
+    old = read(made, "ca")
+    extension = old.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    unconstrained = issue(str(old.certificate.subject.rfc4514_string()[3:]), authority=True, key=old.key)
+    assert extension.value
+    (made / "ca.crt").write_bytes(unconstrained.certificate.public_bytes(Encoding.PEM))
+    run(made)
+    new = read(made, "ca").certificate
+    assert new.extensions.get_extension_for_class(x509.NameConstraints).critical
+    assert new.public_key() == old.certificate.public_key()
+    verify(made, read(made, "db").certificate, "db")
+
+
+def test_an_inventory_without_addresses_has_none(tmp_path: Path) -> None:
+    """A kind of name that is not mentioned would be permitted."""
+    run(tmp_path / "tls", names={"app": ["app"]})
+    issued = issue("app", read(tmp_path / "tls", "ca"), names=["192.0.2.8"])
+    with pytest.raises(VerificationError):
+        verify(tmp_path / "tls", issued.certificate, "192.0.2.8")
+
+
 @pytest.mark.parametrize("host", NAMES)
 def test_a_hosts_certificate_verifies_for_all_its_names(first: Path, host: str) -> None:
     issued = read(first, host)
@@ -241,7 +271,8 @@ def test_other_names_renew_only_that_hosts_certificate(made: Path) -> None:
     before = contents(made)
     run(made, names={"db": ["192.0.2.7", "DB"], "app": ["app", "2001:db8::1"]})
     # Order and case of names do not matter. The key is kept.
-    assert replaced(before, made) == {"app.crt"}
+    # The authority may now issue for the new address, too.
+    assert replaced(before, made) == {"app.crt", "ca.crt"}
     verify(made, read(made, "app").certificate, "2001:db8::1")
 
 

@@ -63,6 +63,35 @@ def holds(certificate: x509.Certificate, text: str) -> bool:
     return not held.isdisjoint({name} | wildcard)
 
 
+def constraint(name: x509.GeneralName) -> x509.GeneralName:
+    """Return the subtree of names in which a name is: of an address only itself, of a wildcard what it matches."""
+    if isinstance(name, x509.IPAddress):
+        return x509.IPAddress(ipaddress.ip_network(name.value))
+    return x509.DNSName(str(name.value).removeprefix("*."))
+
+
+def wanted_constraints(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the constraints of an authority for these names, in the format of community.crypto.
+
+    A kind of name without a permitted one would not be constrained.
+    """
+    permitted = sorted({constraint(name_of(text)) for text in names}, key=repr)
+    addresses = [f"IP:{each.value}" for each in permitted if isinstance(each, x509.IPAddress)]
+    domains = [f"DNS:{each.value}" for each in permitted if isinstance(each, x509.DNSName)]
+    excluded = ([] if addresses else ["IP:0.0.0.0/0", "IP:::/0"]) + ([] if domains else ["DNS:"])
+    return {"permitted": domains + addresses, "excluded": excluded}
+
+
+def lacking_constraints(authority: x509.Certificate, names: Iterable[str]) -> str:
+    """Return why an authority's certificate must be issued again for these names, or an empty string."""
+    try:
+        held = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
+    except x509.ExtensionNotFound:
+        return "it could issue certificates for all names"
+    lacking = sorted(text for text in names if constraint(name_of(text)) not in held)
+    return f"it may not issue certificates for {', '.join(lacking)}" if lacking else ""
+
+
 def read_certificates(path: Path) -> tuple[list[x509.Certificate], str]:
     """Return a PEM file's certificates, and the file's problem (or an empty string)."""
     try:
@@ -208,7 +237,7 @@ def ends_soon(certificate: x509.Certificate, days: int, now: datetime) -> str:
 
 
 def authority_reason(
-    directory: Path, lifetimes: Lifetimes, now: datetime
+    directory: Path, names: Iterable[str], lifetimes: Lifetimes, now: datetime
 ) -> tuple[str, x509.Certificate | None, list[dict[str, str]]]:
     """Return why the authority's certificate must be issued (or an empty string), the present one, and its subject."""
     if not (directory / "ca.key").exists():
@@ -218,7 +247,8 @@ def authority_reason(
         return "it is missing, or cannot be read", None, []
     subject = [{attribute.oid.dotted_string: str(attribute.value)} for attribute in certificates[0].subject]
     # A host's certificate issued today must not outlive the authority's.
-    return ends_soon(certificates[0], lifetimes.days + lifetimes.renewal_days, now), certificates[0], subject
+    reason = ends_soon(certificates[0], lifetimes.days + lifetimes.renewal_days, now)
+    return reason or lacking_constraints(certificates[0], names), certificates[0], subject
 
 
 def certificate_reason(
@@ -316,7 +346,9 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
         if names is None or lifetimes is None or not values["directory"]:
             raise AnsibleError("tls_directory, tls_names and the lifetimes of certificates must be set.")
 
-        authority, present, subject = authority_reason(directory, lifetimes, now)
+        # Of all hosts of the inventory, also of those that this run leaves out.
+        every = sorted({name for other in variables["groups"]["all"] for name in self.names_of(other, variables)})
+        authority, present, subject = authority_reason(directory, every, lifetimes, now)
         certificate = certificate_reason(directory, host, names, present, lifetimes, now)
         changes = [
             f"{file}: {reason}\n" for file, reason in (("ca.crt", authority), (f"{host}.crt", certificate)) if reason
@@ -325,12 +357,20 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             **result,
             "authority": authority,
             "subject": subject,
+            "constraints": wanted_constraints(every),
             "certificate": certificate,
             "names": alternative_names(names),
             "modes": wrong_modes(directory, host),
             "changed": bool(self._task.check_mode and changes),
             "diff": {"before": "", "after": "".join(changes)} if changes else {},
         }
+
+    def names_of(self, host: str, variables: dict[str, Any]) -> list[str]:
+        """Return the names of a host's certificate; for a host without the variable, that of the role's default."""
+        try:
+            return [str(name) for name in variables["hostvars"][host]["tls_names"]]
+        except (AnsibleError, KeyError):
+            return [host]
 
     def value(self, name: str, variables: dict[str, Any]) -> Any:  # noqa: ANN401 - a variable
         """Return a variable's value; None if it has none or cannot be templated, which preflight reports."""
