@@ -98,25 +98,6 @@ def test_a_program_in_the_way_is_refused(inventory: "Inventory", stranger: int) 
     assert allowed.returncode == 0, allowed.stdout
 
 
-# Holds the locks of apt and dpkg for half a minute, as unattended-upgrades does.
-HOLD = (
-    "import fcntl, time; files = [open(f'/var/lib/{name}', 'w') for name in"
-    " ('apt/lists/lock', 'dpkg/lock-frontend', 'dpkg/lock')];"
-    " [fcntl.lockf(file, fcntl.LOCK_EX) for file in files]; time.sleep(30)"
-)
-
-
-@pytest.mark.thorough
-@pytest.mark.disruptive
-def test_apt_is_waited_for_while_another_program_uses_it(inventory: "Inventory", database: Host) -> None:
-    database.check_output("dpkg --force-depends --remove zstd")
-    database.check_output("systemd-run --quiet --collect --unit=hold-apt python3 -c %s", HOLD)
-    wait_until(lambda: database.run("dpkg --configure --pending").rc != 0, "dpkg is in use")
-    converged = inventory.playbook("site.yml", "--tags", "base")
-    assert converged.returncode == 0, converged.stdout
-    assert database.package("zstd").is_installed
-
-
 # For each tag of site.yml: the group whose host is damaged, the damage, and a command that shows the repair.
 PSQL = 'runuser --user postgres -- psql -Atc "{}"'
 PARTS = {
