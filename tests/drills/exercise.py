@@ -106,7 +106,7 @@ class Exercise:
         seconds = limits.CRASH if any(outcome.drill.crashing for outcome in outcomes) else limits.START
         for outcome in outcomes:
             with self._noted(outcome):
-                self._wait_for_end(outcome, seconds)
+                self._wait_for_end(outcome, seconds + max(outcome.drill.steps))
 
     def _wait_for_end(self, outcome: Outcome, seconds: float) -> None:
         wait, load = self._platform.wait_until, outcome.load

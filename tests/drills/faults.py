@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import docker
 
 from tests import limits
+from tests.drills.load import LIMIT, LIMITED
 from tests.source import copy_source
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Drill:
     most_crashes: float = math.inf
     # Pattern that the state message of a crashed run must match.
     message: ClassVar[str] = "."
+    # Whether its flow runs hold slots of concurrency limits; none may stay taken.
+    takes_slots: ClassVar[bool] = False
     needs_container: ClassVar[bool] = False
     # Seconds by which the fault sets the server's clock ahead of the database's.
     clock_ahead: ClassVar[float] = 0
@@ -116,6 +119,28 @@ class KillServer(Drill):
     def strike(self, load: Load) -> None:
         """Kill the server."""
         load.platform.server.check_output("kill -9 %s", load.platform.main_pid("prefect-server"))
+
+
+class RestartServer(Drill):
+    """Prefect's server restarts; a flow run of ten minutes, longer than two leases of its slots, keeps them."""
+
+    name = "restart-server"
+    breaks = "Prefect's server restarts during a flow run with limits"
+    batch = "limits"
+    kind = LIMITED
+    steps = (600,)
+    takes_slots = True
+
+    def strike(self, load: Load) -> None:
+        """Restart the server, which then still knows of the slots."""
+        before = load.field.taken_slots()
+        load.platform.server.check_output("systemctl restart prefect-server")
+        load.platform.seconds_until_well()
+        after = load.field.taken_slots()
+        # That of the master run may be free by now.
+        held = [name for name, slots in before.items() if slots and after[name]]
+        assert LIMIT in held, f"slots before: {before}, after: {after}"
+        assert len(held) > 1, f"slots before: {before}, after: {after}"
 
 
 class DiskFull(Drill):
@@ -537,5 +562,6 @@ DRILLS: dict[str, Drill] = {
         KillWorkerAndFlow(),
         CutOff180(),
         ClockJump(),
+        RestartServer(),
     )
 }

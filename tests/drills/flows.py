@@ -9,6 +9,7 @@ from uuid import uuid4
 import psycopg2
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run, task_run
 
 # The drills' own records must survive the faults.
@@ -63,6 +64,14 @@ def stubborn(drill: str, key: str, steps: int, steps_again: int) -> None:
     if attempt.is_first:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     attempt.work(steps if attempt.is_first else steps_again)
+
+
+@flow(name="Drill: limited")
+def limited(drill: str, key: str, steps: int, steps_again: int) -> None:
+    """Do the same within a global concurrency limit; end if its slot is lost."""
+    attempt = Attempt(drill, key)
+    with concurrency("drill", strict=True):
+        attempt.work(steps if attempt.is_first else steps_again)
 
 
 @flow(name="Drill: hungry")

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from tests.drills.hosts import Platform
 
 DIRECTORY = "/opt/biocirv-drills"
-FLOWS = {"steady": "Drill: steady", "stubborn": "Drill: stubborn", "hungry": "Drill: hungry"}
+FLOWS = {kind: f"Drill: {kind}" for kind in ("steady", "stubborn", "limited", "hungry")}
+# The name of a global concurrency limit, and a kind that runs within it and within a limit of its deployment.
+LIMIT, LIMITED = "drill", "limited"
 MASTER = "Master%20ETL%20Flow/master-etl-deployment"
 SUB_FLOWS = 5
 TABLES = ("primary_product", "analysis_types", "field_sample", "experiment", "observation")
@@ -179,6 +181,8 @@ class Field:
         pull = [{"prefect.deployments.steps.set_working_directory": {"directory": DIRECTORY}}]
         for name, flow in FLOWS.items():
             self._deploy(name, ask("/flows/", {"name": flow})["id"], f"flows.py:{name}", pull)
+        self._forget_limit()
+        self.platform.ask("/v2/concurrency_limits/", {"name": LIMIT, "limit": 1})
         self._first_etl_run = int(self.platform.sql("SELECT coalesce(max(id), 0) FROM etl_run")[0][0])
         load = Load(self, "undisturbed")
         load.add_master("master")
@@ -195,6 +199,7 @@ class Field:
             "pull_steps": pull,
             "work_pool_name": self.platform.pool,
             "enforce_parameter_schema": False,
+            "concurrency_limit": 1 if name == LIMITED else None,
         }
         self._deployments[name] = self.platform.ask("/deployments/", deployment)["id"]
 
@@ -203,9 +208,21 @@ class Field:
         for name, deployment in self._deployments.items():
             if name != "master":
                 self.platform.delete(f"/deployments/{deployment}")
+        self._forget_limit()
         self.platform.sql("DROP SCHEMA IF EXISTS drill CASCADE")
         for host in self.platform.hosts:
             host.check_output(f"rm -rf {DIRECTORY}")
+
+    def _forget_limit(self) -> None:
+        # An earlier session may have left it.
+        if LIMIT in self.taken_slots():
+            self.platform.delete(f"/v2/concurrency_limits/{LIMIT}")
+
+    def taken_slots(self) -> dict[str, int]:
+        """Return how many slots are taken of the drills' concurrency limit and of their deployments' ones, by name."""
+        own = {LIMIT, *(f"deployment:{deployment}" for deployment in self._deployments.values())}
+        found = self.platform.all_of("v2/concurrency_limits")
+        return {limit["name"]: limit["active_slots"] for limit in found if limit["name"] in own}
 
     def start(self, load: Load, kind: str, steps: Iterable[int]) -> None:
         """Start a run for each number of steps; return when all are running.

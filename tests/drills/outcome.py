@@ -58,6 +58,8 @@ class Outcome:
         self._judge_runs(runs)
         self._judge_attempts(runs, attempts)
         self._judge_etl(place, runs, sub_runs)
+        taken = {name: slots for name, slots in place.taken_slots().items() if slots and self.drill.takes_slots}
+        self.untrue += [f"{slots} of the concurrency limit {name} stay taken" for name, slots in taken.items()]
         self.is_recorded(place)
 
     def _judge_runs(self, runs: list[Run]) -> None:
