@@ -15,7 +15,7 @@ import pytest
 from alembic.command import upgrade
 from alembic.config import Config
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from tests import limits
@@ -168,6 +168,8 @@ def prefect(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     # A flow run that ends waits up to a second for the thread that sends heartbeats.
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY  # which an old Prefect lacks, as it lacks the thread
+
     changes = {PREFECT_API_URL: prefect_server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     with temporary_settings(changes), get_client(sync_client=True) as client:
         yield client

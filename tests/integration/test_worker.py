@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from biocirv_worker import times
+from biocirv_worker.worker import run_by_executor
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import (
@@ -287,6 +288,12 @@ def test_forks_share_prefect_and_libraries(two_reports: list[Note]) -> None:
     assert len({report["at_start"]["token"] for report in two_reports}) == 1
 
 
+def _events(client: SyncPrefectClient, wanted: EventFilter) -> list[Event]:
+    """Return the newest events; the client of an old Prefect has no method for it."""
+    answer = client.request("POST", "/events/filter", json={"filter": wanted.model_dump(mode="json"), "limit": 10})
+    return [Event.model_validate(event) for event in answer.json()["events"]]
+
+
 def test_a_flow_run_and_its_sub_flow_run_send_heartbeats(
     plain: Pool, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
@@ -302,7 +309,7 @@ def test_a_flow_run_and_its_sub_flow_run_send_heartbeats(
     )
 
     def senders() -> set[str]:
-        return {event.resource.id for event in client.read_events(heartbeats, limit=10).events}
+        return {event.resource.id for event in _events(client, heartbeats)}
 
     plain.worker.wait_until(lambda: senders() == family, "heartbeats of both")
     (tmp_path / "go").touch()
@@ -581,12 +588,46 @@ def test_a_cancelled_flow_run_ends_and_its_hook_runs_once(
 
     client.set_flow_run_state(run, Cancelling())
 
-    assert plain.wait_for_end(run).name == "Cancelled"
+    if run_by_executor is not None:
+        assert plain.wait_for_end(run).name == "Cancelled"
+    _ends_cancelled(plain, run, process, tmp_path)
+
+
+def _ends_cancelled(pool: Pool, run: UUID, process: int, notes: Path) -> None:
+    pool.worker.wait_until(lambda: pool.read(run)[1].name == "Cancelled", "the flow run is Cancelled")
     assert not is_alive(process)
-    (hook,) = read_notes(tmp_path, "cancelled")
+    (hook,) = read_notes(notes, "cancelled")
     assert hook["flow_run"] == str(run)
-    assert hook["pid"] not in (process, plain.worker.process.pid)
-    assert read_notes(tmp_path, "crashed") == []
+    assert hook["pid"] not in (process, pool.worker.process.pid)
+    assert read_notes(notes, "crashed") == []
+
+
+@pytest.mark.thorough
+def test_a_worker_does_without_prefect_s_executor(
+    programs: Programs, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """As with a Prefect that has none, or whose executor is not the one that the worker knows."""
+    worker = programs.start("without", seconds={**HASTY, "worker.run_by_executor": None}, environment=HEARTBEATS)
+    pool, places = programs.pool(worker), [tmp_path / name for name in ("cancelled", "killed", "fails", "completes")]
+    for place in places:
+        place.mkdir()
+    entrypoints = ("flows.py:waits", "flows.py:waits", "flows.py:fails", "flows.py:report")
+    runs = [pool.start(entrypoint, place) for entrypoint, place in zip(entrypoints, places, strict=True)]
+    processes = [pool.note(place, "waits")["pid"] for place in places[:2]]
+
+    client.set_flow_run_state(runs[0], Cancelling())
+    os.kill(processes[1], signal.SIGKILL)
+
+    _ends_cancelled(pool, runs[0], processes[0], places[0])
+    killed = pool.wait_for_end(runs[1])
+    assert (killed.name, killed.message) == ("Crashed", "Process exited with status code: -9")
+    assert pool.note(places[1], "crashed")["flow_run"] == str(runs[1])
+    assert pool.successor(runs[1]).idempotency_key == f"crash-retry-1-of-{runs[1]}"
+    assert [pool.wait_for_end(run).name for run in runs[2:]] == ["Failed", "Completed"]
+    # Forks, as all others.
+    assert pool.note(places[3], "report")["launcher"]["pid"] == worker.launcher()
+    for run in (runs[0], *runs[2:]):
+        assert [each.id for each in pool.runs_of_deployment(run)] == [run]
 
 
 def test_a_killed_flow_run_is_crashed_at_once_and_runs_again_once(

@@ -1,8 +1,9 @@
-"""``python -m tests.suite quick | all | PART ... [--times N] [--load]``: called by `make test` and its variants."""
+"""Called by `make test` and its variants: ``python -m tests.suite quick | all | PART ... [OPTIONS]``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from tests import limits
 from tests.suite.parts import PARTS, quick
+from tests.suite.prefect import environment
 from tests.suite.results import JOURNAL_LINES, MESSAGE_LINES, Result, shortened
 from tests.suite.run import DIRECTORY, ROOT, Suite
 from tests.suite.screen import clock, console, counts, screen
@@ -37,6 +39,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="leave out what `make test` leaves out")
     parser.add_argument("--times", type=int, default=1, help="how often each part is run")
     parser.add_argument("--load", action="store_true", help="keep both cores busy beside it")
+    parser.add_argument("--prefect", help="run them with another Prefect than the locked one: a version, or `newest`")
     parser.add_argument("--programs", action="store_true", help="print the programs that the parts need, and end")
     options = parser.parse_args()
     is_quick = options.quick or options.parts == ["quick"]
@@ -45,6 +48,8 @@ def main() -> int:
         print(" ".join(sorted({program for part in parts for program in part.programs})))
         return 0
     output = console()
+    if options.prefect:
+        os.environ["PATH"] = f"{environment(options.prefect)}:{os.environ['PATH']}"
     with _load(present=options.load):
         slowness = limits.slowness()
         output.print(

@@ -73,9 +73,9 @@ PARTS = {
         Part(
             "unit",
             "unit and policy tests, which need no service",
-            _pytest("tests/unit", "tests/policy", "worker/tests"),
-            75,
-            75,
+            _pytest("tests/unit", "tests/policy"),
+            70,
+            70,
             programs=("zstd",),
         ),
         Part(
@@ -89,10 +89,10 @@ PARTS = {
         ),
         Part(
             "worker",
-            "the worker's program against a real Prefect",
-            _pytest("tests/integration/test_worker.py"),
-            400,
-            80,
+            "the worker: its unit tests, and its program against a real Prefect",
+            _pytest("worker/tests", "tests/integration/test_worker.py"),
+            410,
+            90,
             after=("images",),
         ),
         Part(

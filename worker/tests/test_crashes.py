@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 from biocirv_worker import crashes
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, StateType
 
 
 class Server:
@@ -25,7 +25,7 @@ class Server:
     async def read_flow_runs(self, *, flow_run_filter: Any, work_pool_filter: Any) -> list[FlowRun]:  # noqa: ANN401 - Prefect's
         """Return the crashed flow runs; none is running."""
         del work_pool_filter
-        return self.runs if flow_run_filter.end_time else []
+        return self.runs if flow_run_filter.state.type.any_ == [StateType.CRASHED] else []
 
     async def _run_again(self, _client: object, run: FlowRun, _retries: int) -> None:
         if run.id in self.refused:

@@ -1,4 +1,7 @@
-"""A flow run sends heartbeats as long as it runs, and its end does not wait for the thread that sends them."""
+"""A flow run sends heartbeats as long as it runs, and its end does not wait for the thread that sends them.
+
+This is about versions of Prefect whose flow runs send them by themselves; see also test_old_heartbeats.py.
+"""
 
 import inspect
 import runpy

@@ -4,32 +4,19 @@ import ast
 import graphlib
 import inspect
 import os
-import select
-import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from uuid import uuid4
 
 import biocirv_worker
 import pytest
-from biocirv_worker import engine, outbox
-from biocirv_worker.internals import forks, metrics, polling
+from biocirv_worker import outbox
+from biocirv_worker.internals import metrics, polling
 from biocirv_worker.worker import Worker
 from prefect import context
 from prefect.events import Event, Resource
 from prefect.events.worker import EventsWorker
-from prefect.runner._control_channel import ControlChannel
-from prefect.runner._flow_run_executor import (
-    FlowRunExecutionResult,
-    FlowRunExecutor,
-    FlowRunExecutorContext,
-    ProcessStarter,
-)
-from prefect.runner._hook_runner import FlowRunHookRunner, HookRunner
-from prefect.runner._process_manager import ProcessHandle
 from prefect.settings import (
     PREFECT_CLIENT_METRICS_ENABLED,
     PREFECT_CLIENT_METRICS_PORT,
@@ -83,54 +70,6 @@ def test_its_modules_form_no_circle() -> None:
     assert needs["biocirv_worker.worker"] >= {"biocirv_worker.crashes", "biocirv_worker.internals.forks"}
 
 
-@pytest.mark.parametrize(
-    ("function", "positional", "named"),
-    [
-        (FlowRunExecutorContext, 0, []),
-        (FlowRunExecutorContext.create_executor, 3, ["hook_runner", "propose_submitting"]),
-        (FlowRunExecutor.submit, 1, ["task_status"]),
-        (ControlChannel.register, 2, []),
-        (HookRunner, 0, ["resolve_flow"]),
-        (HookRunner.run_crashed_hooks, 3, []),
-        (HookRunner.run_cancellation_hooks, 3, []),
-        (ProcessHandle, 1, []),
-        (EventsWorker.send, 2, []),
-    ],
-)
-def test_it_can_be_called_as_the_worker_does(function: Callable[..., Any], positional: int, named: list[str]) -> None:
-    inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(named))
-
-
-@pytest.mark.parametrize("protocol", [ProcessStarter, FlowRunHookRunner])
-def test_it_finds_what_it_calls_on_the_worker_s_side(protocol: type) -> None:
-    """These are the only methods by which Prefect's executor starts a process and runs hooks."""
-    wanted = {name for name, member in vars(protocol).items() if inspect.isfunction(member) and name[0] != "_"}
-    assert wanted
-    for name in wanted:
-        theirs = inspect.signature(getattr(protocol, name)).parameters
-        ours = inspect.signature(getattr(forks._Starter, name)).parameters
-        assert list(ours) == list(theirs)
-
-
-def test_how_a_process_ended_is_in_the_result() -> None:
-    assert "status_code" in FlowRunExecutionResult.__dataclass_fields__
-
-
-def test_a_process_of_the_launcher_is_one_that_prefect_can_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
-    launcher = engine.Launcher(forks=False)
-    process = launcher.start(dict(os.environ), "/", command=["sleep", str(GIVE_UP_SECONDS)])
-    handle = ProcessHandle(process)  # type: ignore[arg-type] # as in internals/forks.py
-
-    assert (handle.pid, handle.returncode, handle.is_alive()) == (process.pid, None, True)
-    handle.hard_kill()
-    assert select.select([process], [], [], GIVE_UP_SECONDS)[0]
-    process.read_status()
-
-    assert (handle.returncode, handle.is_alive()) == (-signal.SIGKILL, False)
-    process.close()
-
-
 @pytest.mark.parametrize("module", [context, base])
 def test_a_port_for_metrics_that_is_taken_ends_no_process(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's function of that name raises what is raised where a port is taken."""
@@ -150,20 +89,13 @@ def test_the_worker_sets_how_far_prefect_looks_ahead() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "caller"),
-    [
-        ("get_and_submit_flow_runs", BaseWorker.start),
-        ("sync_with_backend", BaseWorker._sync_and_initialize),
-        ("_get_scheduled_flow_runs", BaseWorker.get_and_submit_flow_runs),
-        ("_submit_run", BaseWorker._submit_scheduled_flow_runs),
-        ("_cancel_run", BaseWorker._setup_cancellation_observer),
-        ("run", BaseWorker._submit_run_and_capture_errors),
-    ],
+    "method",
+    ["get_and_submit_flow_runs", "sync_with_backend", "_get_scheduled_flow_runs", "_submit_run", "run"],
 )
-def test_prefect_s_worker_calls_what_ours_overrides(method: str, caller: Callable[..., Any]) -> None:
+def test_prefect_s_worker_calls_what_ours_overrides(method: str) -> None:
     assert method in vars(Worker) | vars(polling.PollingWorker)
     assert inspect.iscoroutinefunction(getattr(ProcessWorker, method))
-    assert f"self.{method}" in inspect.getsource(caller)
+    assert f"self.{method}" in inspect.getsource(BaseWorker)
 
 
 @pytest.mark.parametrize("attribute", ["limiter", "work_pool"])

@@ -317,11 +317,13 @@ def _next_migration(source: Path) -> None:
 
 
 def _old_prefect(source: Path) -> str:
-    """Lock an old Prefect, and add a migration, which must not run before the worker's check has failed."""
+    """Lock a Prefect that is too old, and add a migration, which must not run before the worker's trial has failed."""
     _next_migration(source)
     project = source / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
-    project.write_text(re.sub(r'"prefect>=[^"]*"', '"prefect==3.8.0"', text), encoding="utf-8")
+    for wanted, old in ((r'"prefect>=[^"]*"', '"prefect==3.3.7", "fastapi<0.151"'), (r'"rich>=15"', '"rich"')):
+        text = re.sub(wanted, old, text)
+    project.write_text(text, encoding="utf-8")
     options = (
         "--quiet",
         "--universal",
@@ -333,7 +335,7 @@ def _old_prefect(source: Path) -> str:
     )
     compile_ = ["uv", "pip", "compile", *options, "pyproject.toml", "--output-file", "requirements/application.txt"]
     subprocess.run(compile_, cwd=source, check=True)
-    return r"worker does not run with Prefect 3\.8\.0 of release .*FlowRunExecutionResult"
+    return r"worker does not run with Prefect 3\.3\.7 of .*needs Prefect 3\.4\.0 or newer.*`prefect_worker_stock: true`"
 
 
 def _failing_migration(source: Path) -> str:

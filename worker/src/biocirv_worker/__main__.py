@@ -104,8 +104,11 @@ async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
 
     from biocirv_worker import engine
     from biocirv_worker.systemd import Peers
-    from biocirv_worker.worker import Worker
+    from biocirv_worker.trial import lacking
+    from biocirv_worker.worker import Worker, logger
 
+    for line in lacking():
+        logger.info("%s", line)
     launcher = engine.Launcher(forks=options.forks)
     await anyio.to_thread.run_sync(launcher.prepare)
     # systemd's RuntimeDirectory=; without it there is no worker to take over from.

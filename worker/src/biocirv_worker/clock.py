@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-
-from prefect.types import DateTime
 
 from biocirv_worker.internals.events import before_sending
 
@@ -76,8 +74,8 @@ def correct_heartbeats() -> None:
     booted = float(os.environ[VARIABLE])
 
     def correct(event: Event) -> None:
-        server = booted + time.clock_gettime(time.CLOCK_BOOTTIME)
-        if event.event == _HEARTBEAT and abs(server - time.time()) > TOLERANCE:
-            event.occurred = DateTime.fromtimestamp(server, UTC)
+        slow = booted + time.clock_gettime(time.CLOCK_BOOTTIME) - time.time()
+        if event.event == _HEARTBEAT and abs(slow) > TOLERANCE:
+            event.occurred += timedelta(seconds=slow)
 
     before_sending(correct)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import re
 import time
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
-    FlowRunFilterEndTime,
     FlowRunFilterParentFlowRunId,
     FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
@@ -31,7 +30,6 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed, Scheduled
-from prefect.types import DateTime
 
 from biocirv_worker import times
 from biocirv_worker.asides import Asides
@@ -63,22 +61,36 @@ _ACTIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _SUCCESSOR = re.compile(r"crash-retry-(\d+)-of-(.+)")
 
 
-async def report(client: PrefectClient, flow_run_id: UUID, reason: str, retries: int) -> None:
+async def report(
+    client: PrefectClient, flow_run_id: UUID, reason: str, retries: int, *, known: bool = False, cancelled: bool = False
+) -> State[Any] | None:
     """Set a flow run whose process was killed to Crashed, unless it had ended by itself, and retry it.
 
-    ``reason`` becomes the state's message; ``retries`` is the limit for deployments that do not set their own.
+    ``reason`` becomes the state's message, but with ``known`` not that of one that is Crashed already. One that was
+    ``cancelled`` becomes Cancelled, as does one that is being cancelled, and is not retried. ``retries`` is the limit
+    for deployments that do not set their own. Returns the new state; None if it had ended by itself.
     """
     flow_run = await client.read_flow_run(flow_run_id)
-    if flow_run.state and flow_run.state.is_final() and not flow_run.state.is_crashed():
-        return
-    await _end(client, flow_run, reason)
-    await _run_again(client, await client.read_flow_run(flow_run_id), retries)
+    crashed = bool(flow_run.state and flow_run.state.is_crashed())
+    if flow_run.state and flow_run.state.is_final() and not crashed:
+        return None
+    if cancelled or not (crashed and known):
+        await _end(client, flow_run, reason, cancelled=cancelled)
+    flow_run = await client.read_flow_run(flow_run_id)
+    await _run_again(client, flow_run, retries)
+    return flow_run.state
 
 
-async def _end(client: PrefectClient, run: FlowRun, reason: str) -> None:
+async def _end(client: PrefectClient, run: FlowRun, reason: str, *, cancelled: bool = False) -> None:
     """Set a flow run without a process to Crashed, or to Cancelled if it was being cancelled."""
-    end = Cancelled if run.state_type == StateType.CANCELLING else Crashed
+    end = Cancelled if cancelled or run.state_type == StateType.CANCELLING else Crashed
     await client.set_flow_run_state(run.id, end(message=reason), force=True)
+
+
+class _FilterWithEnd(FlowRunFilter):
+    """A filter by the end, too, which each server knows, and Prefect's client only from 3.6.25 on."""
+
+    end_time: dict[str, str]  # type: ignore[assignment] # as it is sent
 
 
 class Crashes:
@@ -108,9 +120,9 @@ class Crashes:
         """
         await self._find_missing(client, own)
         runs = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
+            flow_run_filter=_FilterWithEnd(
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
-                end_time=FlowRunFilterEndTime(after_=DateTime.now(UTC) - _WINDOW),
+                end_time={"after_": (datetime.now(UTC) - _WINDOW).isoformat()},
                 deployment_id=FlowRunFilterDeploymentId(is_null_=False),
                 # A sub-flow run is retried as part of its parent.
                 parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
@@ -188,7 +200,7 @@ async def _run_again(client: PrefectClient, run: FlowRun, retries: int) -> None:
     before = _SUCCESSOR.fullmatch(run.idempotency_key or "")
     attempt, first = (int(before[1]), before[2]) if before else (0, str(run.id))
     # A worker that has just started finds all crashes of the last day.
-    level = logging.WARNING if run.state.timestamp + _RECENT > DateTime.now(UTC) else logging.DEBUG
+    level = logging.WARNING if run.state.timestamp + _RECENT > datetime.now(UTC) else logging.DEBUG
     if attempt >= limit:
         logger.log(level, "Flow run %s (%s) crashed, and is not run again: limit %d", run.name, run.id, limit)
         return

@@ -15,6 +15,14 @@ _OOM_SCORE_OFFSET = 200
 
 def main() -> None:
     """Run the flow run that the environment names, as ``python -m prefect.engine`` does."""
+    prepare()
+    sys.argv = [ENGINE]
+    sys.modules.pop(ENGINE, None)
+    runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
+
+
+def prepare() -> None:
+    """Change what this package changes of Prefect in a flow run's process."""
     from prefect import context
 
     from biocirv_worker.clock import correct_heartbeats
@@ -27,9 +35,6 @@ def main() -> None:
     heartbeats.let_flow_runs_go()
     websockets.do_without_websockets()
     metrics.tolerate_a_taken_port(context)
-    sys.argv = [ENGINE]
-    sys.modules.pop(ENGINE, None)
-    runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
 
 
 def _raise_oom_score() -> None:

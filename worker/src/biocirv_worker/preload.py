@@ -39,10 +39,10 @@ def prepare() -> dict[str, Any]:
         # All that forks need of this package: an upgrade changes nothing for a worker that drains.
         "biocirv_worker.clock",
         "biocirv_worker.flow_run",
-        "biocirv_worker.internals.forks",
         "biocirv_worker.internals.heartbeats",
         "biocirv_worker.internals.metrics",
         "biocirv_worker.outbox",
+        "biocirv_worker.processes",
     ):
         importlib.import_module(module)
     wanted, notes = shared_imports(Path(os.environ.get("APP_DIRECTORY", ".")))

@@ -20,6 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.context import get_settings_context
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelling
 from prefect.workers import base
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 from pydantic import PrivateAttr
@@ -28,9 +29,14 @@ from biocirv_worker import clock, crashes, engine, outbox, times
 from biocirv_worker.asides import Asides, outage
 from biocirv_worker.flow_run import main as run_flow
 from biocirv_worker.internals import metrics, websockets
-from biocirv_worker.internals.forks import run_launched
 from biocirv_worker.internals.polling import PollingWorker
+from biocirv_worker.processes import Starter
 from biocirv_worker.systemd import Peers
+
+try:
+    from biocirv_worker.internals.forks import run_by_executor as run_by_executor
+except ImportError:
+    run_by_executor = None  # type: ignore[assignment] # an older Prefect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,8 +55,9 @@ _RETRY_SECONDS = 1
 _REQUEST_TIMEOUT_SECONDS = 5
 # Longer than fencing takes, see crashes.py.
 _RECONCILE_SECONDS = 10
-# Between SIGTERM and SIGKILL.
+# Between SIGTERM and SIGKILL: of flow runs that this worker ends, and of cancelled ones, as in Prefect.
 _GRACE_SECONDS = 10
+_CANCEL_SECONDS = 30
 # A process whose flow run has ended may call hooks and wait for threads for this long: it holds a slot.
 _LINGER_SECONDS = 600
 _CLOCK_SECONDS = 60
@@ -84,7 +91,7 @@ class JobConfiguration(ProcessJobConfiguration):
 
 @dataclass
 class _Attempt:
-    """A flow run's process. It is a task status, through which Prefect's worker passes the process id."""
+    """A flow run's process. It is a task status, through which the process id passes to Prefect's worker."""
 
     outer: anyio.abc.TaskStatus[int]
     descriptor: int | None = None
@@ -94,6 +101,8 @@ class _Attempt:
     asked: float = 0
     # Monotonic time at which its flow run was first seen to have ended; 0 before.
     final: float = 0
+    # Whether it is ended because its flow run is being cancelled.
+    cancelled: bool = False
 
     def started(self, value: int | None = None) -> None:
         assert value is not None  # noqa: S101 - the process worker's contract
@@ -111,6 +120,14 @@ class _Attempt:
                 os.killpg(self.pid, number)
             else:
                 signal.pidfd_send_signal(self.descriptor, number)
+
+    def cancel(self) -> None:
+        """End the process, each time that it is called a little more: by SIGTERM, and in the end by SIGKILL."""
+        if not self.ended:
+            self.ended, self.asked, self.cancelled = "It was cancelled", time.monotonic(), True
+            self.send(signal.SIGTERM)
+        elif time.monotonic() - self.asked > _CANCEL_SECONDS:
+            self.send(signal.SIGKILL)
 
     def close(self) -> None:
         if self.descriptor is not None:
@@ -220,7 +237,10 @@ class Worker(PollingWorker):
             configuration.env[clock.VARIABLE] = f"{self.clock.server_time_at_boot:.3f}"
         try:
             with self._directory(configuration) as directory:
-                result = await run_launched(flow_run, configuration, directory, self._launcher, run, attempt)
+                starter = Starter(flow_run, configuration, directory, self._launcher, run)
+                if run_by_executor is None:
+                    return await self._execute(flow_run, starter, attempt)
+                result = await run_by_executor(flow_run, starter, attempt)
             if attempt.ended:
                 await crashes.report(self.client, flow_run.id, attempt.ended, self._crash_retries)
                 # Reported above; Prefect's worker must not report it again.
@@ -229,6 +249,25 @@ class Worker(PollingWorker):
             attempt.close()
             del self._attempts[flow_run.id]
         return result
+
+    async def _execute(self, flow_run: FlowRun, starter: Starter, attempt: _Attempt) -> ProcessWorkerResult:
+        """Do what newer versions of Prefect have an executor for: report how a process ended, and run hooks."""
+        code = await starter.run(lambda process: attempt.started(process.pid))
+        if attempt.cancelled:
+            await starter.run_hooks("cancellation", Cancelling())
+        if reason := attempt.ended or (starter.explain(f"Process exited with status code: {code}") if code else ""):
+            state = await crashes.report(
+                self.client,
+                flow_run.id,
+                reason,
+                self._crash_retries,
+                known=not attempt.ended,
+                cancelled=attempt.cancelled,
+            )
+            if state and state.is_crashed():
+                await starter.run_hooks("crashed", state)
+        # Reported above; Prefect's worker must not report it again.
+        return ProcessWorkerResult(status_code=0, identifier=str(attempt.pid))
 
     @contextmanager
     def _directory(self, configuration: JobConfiguration) -> Iterator[str]:
@@ -314,6 +353,8 @@ class Worker(PollingWorker):
                 # The server or the flow run itself may have given a reason.
                 why = f"{run.state.message} " if run.state.message else ""
                 self._kill([run.id], f"{why}(The server held it for crashed while it still ran)")
+            elif run.state.is_cancelling() and run_by_executor is None:
+                attempt.cancel()
             elif not run.state.is_final():
                 attempt.final = 0
             elif not attempt.final:
