@@ -588,46 +588,15 @@ def test_a_cancelled_flow_run_ends_and_its_hook_runs_once(
 
     client.set_flow_run_state(run, Cancelling())
 
-    if run_by_executor is not None:
-        assert plain.wait_for_end(run).name == "Cancelled"
-    _ends_cancelled(plain, run, process, tmp_path)
-
-
-def _ends_cancelled(pool: Pool, run: UUID, process: int, notes: Path) -> None:
-    pool.worker.wait_until(lambda: pool.read(run)[1].name == "Cancelled", "the flow run is Cancelled")
+    if run_by_executor is None:
+        # It is Crashed for a moment.
+        plain.worker.wait_until(lambda: plain.read(run)[1].name == "Cancelled", "the flow run is Cancelled")
+    assert plain.wait_for_end(run).name == "Cancelled"
     assert not is_alive(process)
-    (hook,) = read_notes(notes, "cancelled")
+    (hook,) = read_notes(tmp_path, "cancelled")
     assert hook["flow_run"] == str(run)
-    assert hook["pid"] not in (process, pool.worker.process.pid)
-    assert read_notes(notes, "crashed") == []
-
-
-@pytest.mark.thorough
-def test_a_worker_does_without_prefect_s_executor(
-    programs: Programs, client: SyncPrefectClient, tmp_path: Path
-) -> None:
-    """As with a Prefect that has none, or whose executor is not the one that the worker knows."""
-    worker = programs.start("without", seconds={**HASTY, "worker.run_by_executor": None}, environment=HEARTBEATS)
-    pool, places = programs.pool(worker), [tmp_path / name for name in ("cancelled", "killed", "fails", "completes")]
-    for place in places:
-        place.mkdir()
-    entrypoints = ("flows.py:waits", "flows.py:waits", "flows.py:fails", "flows.py:report")
-    runs = [pool.start(entrypoint, place) for entrypoint, place in zip(entrypoints, places, strict=True)]
-    processes = [pool.note(place, "waits")["pid"] for place in places[:2]]
-
-    client.set_flow_run_state(runs[0], Cancelling())
-    os.kill(processes[1], signal.SIGKILL)
-
-    _ends_cancelled(pool, runs[0], processes[0], places[0])
-    killed = pool.wait_for_end(runs[1])
-    assert (killed.name, killed.message) == ("Crashed", "Process exited with status code: -9")
-    assert pool.note(places[1], "crashed")["flow_run"] == str(runs[1])
-    assert pool.successor(runs[1]).idempotency_key == f"crash-retry-1-of-{runs[1]}"
-    assert [pool.wait_for_end(run).name for run in runs[2:]] == ["Failed", "Completed"]
-    # Forks, as all others.
-    assert pool.note(places[3], "report")["launcher"]["pid"] == worker.launcher()
-    for run in (runs[0], *runs[2:]):
-        assert [each.id for each in pool.runs_of_deployment(run)] == [run]
+    assert hook["pid"] not in (process, plain.worker.process.pid)
+    assert read_notes(tmp_path, "crashed") == []
 
 
 def test_a_killed_flow_run_is_crashed_at_once_and_runs_again_once(

@@ -48,7 +48,7 @@ class WorkerProgram:
         pool: str,
         *options: str,
         name: str = "",
-        seconds: dict[str, float] | dict[str, float | None] | None = None,
+        seconds: dict[str, float] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
         self.name = name or f"worker-{pool}"
@@ -183,7 +183,7 @@ class WorkerProgram:
             time.sleep(0.01)
 
 
-def _changed(seconds: dict[str, float] | dict[str, float | None]) -> str:
+def _changed(seconds: dict[str, float]) -> str:
     """Return the program with changed constants, which a reload starts too."""
     changes = "; ".join(f"{constant} = {value}" for constant, value in seconds.items())
     return (

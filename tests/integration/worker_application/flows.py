@@ -60,13 +60,6 @@ def waits(notes: str) -> None:
     _wait(notes)
 
 
-@flow(on_crashed=[crashed])
-def fails(notes: str) -> None:
-    """Fail."""
-    note(notes, "fails")
-    raise ValueError("It fails")
-
-
 @flow
 def ignores_sigterm(notes: str) -> None:
     """Wait for the file `go`, and ignore SIGTERM."""
