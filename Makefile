@@ -177,7 +177,7 @@ test: linux $(VENV)/dev ## test in a quarter of an hour: style, types, units, ET
 test-all: linux $(VENV)/dev ## test everything in an hour: also Debian 12, releases, drills, attacks, four hosts, conda packages, Vagrant, a browser
 	$(call RUN_SUITE,all)
 
-test-%: linux $(VENV)/dev ## test one part: images, lint, unit, integration, worker (PREFECT=3.7.2 or newest), host, release, drills, secure, cluster, conda
+test-%: linux $(VENV)/dev ## test one part: images, lint, unit, integration, worker (PREFECT=3.7.2 or newest), host, release, drills, secure, cluster, conda, project
 	$(call RUN_SUITE,$* $(if $(PREFECT),--prefect $(PREFECT)))
 
 PART ?= host

@@ -140,6 +140,13 @@ PARTS = {
             after=("images",),
         ),
         Part(
+            "project",
+            "docs/bring-your-project.md, on Debian 12 with PostGIS",
+            _molecule("project", 12),
+            400,
+            after=("images",),
+        ),
+        Part(
             "vagrant",
             "`vagrant up` to `vagrant destroy`",
             _pytest("--capture=no", "tests/vagrant"),
