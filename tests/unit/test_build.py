@@ -1,147 +1,121 @@
-"""What the build of a release says when a step fails, in the words of the real uv, which needs no network here."""
+"""What root copies of a release that an account without rights has made."""
 
+import os
+import stat
 import sys
-import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-PROJECT = """
-[project]
-name = "soil-maps"
-version = "1"
-[build-system]
-requires = ["{requires}"]
-build-backend = "{backend}"
-"""
+FILES = Path(__file__).parents[2] / "roles/release/files"
 
 
 @pytest.fixture
-def build(load_plugin: Callable[[str], ModuleType]) -> ModuleType:
-    """Return the module that builds releases."""
-    return load_plugin("release/files/build.py")
+def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(FILES)
+    import build  # a program of the role
+
+    yield build
+    for name in ("build", "sandbox"):
+        sys.modules.pop(name)
+
+
+class Copied:
+    """A directory that the account made, and what root makes of it."""
+
+    def __init__(self, build: ModuleType, folder: Path) -> None:
+        self._build = build
+        self.made, self.copy, self.earlier = folder / "made", folder / "partial", folder / "current"
+        for directory in (self.made / "env", self.copy, self.earlier):
+            directory.mkdir(parents=True)
+
+    def run(self) -> Path:
+        """Copy the environment, and return the copy."""
+        copying = self._build.Copying(self.made, (str(self.made), *self._build.SYSTEM), compiled=False)
+        copying.copy(self.made / "env", self.copy / "env", self.earlier / "env")
+        return self.copy / "env"
 
 
 @pytest.fixture
-def install(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Return a function that installs what it is told into an empty environment, and returns the lines of the error."""
-    build.run("Making a virtual environment", build.UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "env")
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("UV_NO_CONFIG", "true")
-
-    def failing(*arguments: str | Path) -> list[str]:
-        command = (build.UV, "pip", "install", "--quiet", "--offline", "--python", tmp_path / "env/bin/python")
-        with pytest.raises(build.BuildError) as failed:
-            build.run("Installing the project", *command, *arguments)
-        return str(failed.value).splitlines()
-
-    return failing
+def copied(build: ModuleType, tmp_path: Path) -> Copied:
+    return Copied(build, tmp_path)
 
 
-def project(folder: Path, requires: str, backend: str) -> Path:
-    """Write a package without any module; return its directory."""
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(PROJECT.format(requires=requires, backend=backend), encoding="utf-8")
-    return folder
+def test_modes_are_those_of_a_release(copied: Copied) -> None:
+    program, secret = copied.made / "env/program", copied.made / "env/secret"
+    for path, mode in ((program, 0o6777), (secret, 0o600)):
+        path.write_text("x", encoding="utf-8")
+        path.chmod(mode)
+    copied.made.joinpath("env").chmod(0o2777)
+
+    env = copied.run()
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (env, env / "program", env / "secret")}
+    assert modes == {"env": 0o755, "program": 0o755, "secret": 0o644}
 
 
-def test_a_package_that_cannot_be_built_is_named_with_the_reason(
-    install: Callable[..., list[str]], tmp_path: Path
+@pytest.mark.parametrize("leads", ["/root/.ssh/id_ed25519", "../../../../var/lib/postgresql", "/opt/biocirv/build"])
+def test_a_link_out_of_the_release_is_refused(copied: Copied, build: ModuleType, leads: str) -> None:
+    (copied.made / "env/link").symlink_to(leads)
+    with pytest.raises(build.BuildError, match="env/link leads out of the release"):
+        copied.run()
+
+
+def test_links_to_the_release_and_to_the_distribution_stay(copied: Copied) -> None:
+    (copied.made / "env/lib64").symlink_to("lib")
+    (copied.made / "env/python").symlink_to("/usr/bin/python3")
+    env = copied.run()
+    assert (str((env / "lib64").readlink()), str((env / "python").readlink())) == ("lib", "/usr/bin/python3")
+
+
+def test_neither_pipes_nor_a_link_in_place_of_a_directory_are_copied(copied: Copied, build: ModuleType) -> None:
+    os.mkfifo(copied.made / "env/pipe")
+    with pytest.raises(build.BuildError, match="env/pipe is not a file"):
+        copied.run()
+    (copied.made / "env/pipe").unlink()
+    (copied.made / "env").rmdir()
+    (copied.made / "env").symlink_to("/usr")
+    with pytest.raises(build.BuildError, match="env is not a file or a directory"):
+        copied.run()
+
+
+def test_bytecode_is_not_what_the_account_says_it_is(copied: Copied, build: ModuleType) -> None:
+    """Root compiles the files; those of an earlier release are linked with the bytecode that it compiled then."""
+    for folder, text in ((copied.made, "account"), (copied.earlier, "root")):
+        for name in ("same", "other"):
+            path = folder / f"env/{name}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"name = {name if name == 'same' else text!r}\n", encoding="utf-8")
+            path.chmod(0o644)
+            bytecode = Path(build.cache_from_source(str(path)))
+            bytecode.parent.mkdir(exist_ok=True)
+            bytecode.write_text(text, encoding="utf-8")
+
+    env = copied.run()
+
+    found = {path.name.partition(".")[0]: path.read_text(encoding="utf-8") for path in (env / "__pycache__").iterdir()}
+    assert found == {"same": "root"}
+    assert (env / "same.py").samefile(copied.earlier / "env/same.py")
+    assert (env / "other.py").read_text(encoding="utf-8") == "name = 'account'\n"
+
+
+def test_compiling_runs_nothing_and_reads_nothing_from_elsewhere(
+    copied: Copied, build: ModuleType, tmp_path: Path
 ) -> None:
-    said = install(project(tmp_path / "maps", "uv_build", "uv_build"))
+    """An environment file with a secret is valid Python: bytecode of a link to it would be readable by everyone."""
+    (tmp_path / "secret").write_text('PASSWORD="secret"\n', encoding="utf-8")
+    (copied.copy / "link.py").symlink_to(tmp_path / "secret")
+    (copied.copy / "sitecustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
 
-    assert said[0].startswith("Installing the project failed: Failed to build `soil-maps`: Expected a Python module at")
-    assert said[1].startswith("error: Failed to build"), "uv's own text follows"
+    build.compile_bytecode(copied.copy, tmp_path / "release")
 
-
-def test_a_build_backend_that_may_not_be_downloaded_names_the_variable(
-    install: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    said = install("--no-deps", project(tmp_path / "maps", "hatchling", "hatchling.build"))
-
-    assert said[0] == (
-        "Installing the project failed: Failed to build `soil-maps`: hatchling was not found in the cache; "
-        "release_build_backends_from_index: true lets build backends be downloaded."
-    )
+    assert [path.name.partition(".")[0] for path in (copied.copy / "__pycache__").iterdir()] == ["sitecustomize"]
+    assert not (tmp_path / "ran").exists()
 
 
-def test_a_backend_s_own_reason_is_found_in_its_output(install: Callable[..., list[str]], tmp_path: Path) -> None:
-    folder = project(tmp_path / "maps", "", "own_backend")
-    pyproject = (folder / "pyproject.toml").read_text(encoding="utf-8").replace('[""]', '[]\nbackend-path = ["."]')
-    (folder / "pyproject.toml").write_text(pyproject, encoding="utf-8")
-    (folder / "own_backend.py").write_text(
-        "import sys\ndef build_wheel(*arguments, **options):\n"
-        "    print('maps.c:1:10: fatal error: gdal.h: No such file or directory', file=sys.stderr)\n"
-        "    sys.exit('compilation terminated.')\n",
-        encoding="utf-8",
-    )
-
-    said = install(folder)
-
-    assert said[0].endswith("Failed to build `soil-maps`: maps.c:1:10: fatal error: gdal.h: No such file or directory.")
-
-
-def test_a_wheel_that_is_not_the_locked_one_is_named(install: Callable[..., list[str]], tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "maps-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("maps-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: maps\nVersion: 1\n")
-        wheel.writestr("maps-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr("maps-1.dist-info/RECORD", "")
-    lock = tmp_path / "requirements.txt"
-    lock.write_text(f"maps==1 --hash=sha256:{'0' * 64}\n", encoding="utf-8")
-
-    said = install("--no-index", "--find-links", tmp_path, "--require-hashes", "--requirement", lock)
-
-    assert said[0].startswith("Installing the project failed: ")
-    assert "Hash mismatch for `maps" in said[0]
-
-
-def test_a_requirement_without_a_hash_is_named(install: Callable[..., list[str]], tmp_path: Path) -> None:
-    lock = tmp_path / "requirements.txt"
-    lock.write_text("prefect==3.8.8\n", encoding="utf-8")
-
-    said = install("--require-hashes", "--requirement", lock)
-
-    assert said[0] == (
-        "Installing the project failed: In `--require-hashes` mode, all requirements must have a hash, but none were "
-        "provided for: prefect==3.8.8."
-    )
-
-
-@pytest.mark.parametrize(
-    ("said", "reason"),
-    [
-        (
-            "error: No solution found when resolving dependencies\n"
-            "  cause: Because numpy==1.19.0 has no usable wheels and you require numpy==1.19.0, we can conclude that "
-            "your requirements are unsatisfiable.",
-            "numpy==1.19.0 has no usable wheels.",
-        ),
-        (
-            "error: Request failed after 3 retries in 13.4s\n"
-            "  cause: Failed to fetch: https://index.example/simple/six/\n"
-            "  cause: dns error\n"
-            "  cause: failed to lookup address information: Name or service not known",
-            "Failed to fetch: https://index.example/simple/six/: failed to lookup address information: Name or service "
-            "not known.",
-        ),
-        (
-            "Found 1 incompatibility\nThe package `requests` requires `idna>=2.5,<4`, but it's not installed",
-            "The package `requests` requires `idna>=2.5,<4`, but it's not installed.",
-        ),
-        ("tar: Unexpected EOF in archive", ""),
-    ],
-)
-def test_reasons(build: ModuleType, said: str, reason: str) -> None:
-    assert build.reason(said) == reason
-
-
-def test_no_directory_of_prefect_s_remains(build: ModuleType) -> None:
-    """Prefect makes its home wherever it is imported; accounts of services have a home that must not exist."""
-    home = build.run(
-        "Importing Prefect", sys.executable, "-c", "from prefect.settings import PREFECT_HOME as h; print(h.value())"
-    )
-
-    assert not Path(home.strip()).exists()
-    assert not Path("/nonexistent").exists()
+def test_variables_of_the_loader_are_refused(copied: Copied, build: ModuleType, tmp_path: Path) -> None:
+    """Activation scripts of conda packages set them in the release's environment files, which systemd reads as root."""
+    with pytest.raises(build.BuildError, match="LD_PRELOAD"):
+        build.write_environments(tmp_path / "r/releases/id", copied.copy, {"LD_PRELOAD": "library.so"})

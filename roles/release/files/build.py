@@ -1,23 +1,39 @@
-"""Build a release: its environment, its code and finally its manifest. A release without a manifest is not finished.
+"""Build a release. A release without a manifest is not finished.
 
-Run by the builder's Python, next to which uv is installed. The only argument is the specification, a JSON file that
-the role's ``tasks/build.yml`` writes. If a step fails, prints the reason, removes the partial release and exits with 1.
+Run as root by the distribution's Python. Everything that runs code of the source or of a package is done by
+``assemble.py`` in the sandbox, as an account that owns nothing but the directory in which it works; this program only
+copies what has come of it. The argument is the specification, a JSON file that the role's ``tasks/build.yml`` writes,
+and the builder's Python. If a step fails, prints the reason, removes the partial release and exits with 1.
 """
 
+import filecmp
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
-UV = str(Path(sys.executable).with_name("uv"))
+import sandbox
+
 HERE = Path(__file__).parent
 LINKS = ("current", "candidate")
+# What the account makes; all else of a release is made by this program.
+MADE = ("app", "env", "conda.json", "requirements.txt")
+# Variables of an environment file: none that the loader obeys, and one line each.
+VARIABLE = re.compile(
+    r"(?!LD_|GCONV_|GETCONF_|GLIBC_|LOCPATH|MALLOC_|NIS_|NLSPATH)[A-Za-z_][A-Za-z0-9_]*=[^\x00-\x1f]*"
+)
+# Only root can write there: links of an environment lead to the distribution's Python.
+SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc")
 
 
 class BuildError(Exception):
@@ -26,7 +42,7 @@ class BuildError(Exception):
 
 def main() -> int:
     """Build the specified release, unless it exists already; return the exit code."""
-    specification_file = Path(sys.argv[1])
+    specification_file, python = Path(sys.argv[1]), sys.argv[2]
     if not specification_file.exists():
         # The process that held the lock before has built it, and has removed the specification.
         specification_file.with_suffix(".tar.gz").unlink(missing_ok=True)
@@ -36,9 +52,8 @@ def main() -> int:
     try:
         # A background build may have built it already.
         if not (release / "manifest.json").exists():
-            build(specification, release)
+            build(specification, release, python)
     except BuildError as error:
-        shutil.rmtree(release)
         print(error, file=sys.stderr)
         return 1
     Path(specification["archive"]).unlink()
@@ -46,179 +61,160 @@ def main() -> int:
     return 0
 
 
-def build(specification: dict[str, Any], release: Path) -> None:
-    """Build a release."""
-    # Remnants of an interrupted build.
-    shutil.rmtree(release, ignore_errors=True)
-    app, environment = release / "app", release / "env"
-    app.mkdir(parents=True)
-    run(
-        "Unpacking the source",
-        *("tar", "--extract", "--gzip", "--no-same-owner", "--file", specification["archive"], "--directory", app),
+def build(specification: dict[str, Any], release: Path, python: str) -> None:
+    """Build a release: the account makes it, as if in its place, and root puts a copy there."""
+    made, partial = HERE / "made", HERE / "partial"
+    try:
+        for directory in (made, partial, release):
+            # Remnants of an interrupted build.
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(mode=0o755, parents=True)
+        shutil.chown(made, sandbox.ACCOUNT, sandbox.ACCOUNT)
+        manifest = assemble(specification, made, partial, python)
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        os.sync()
+        partial.replace(release)
+    finally:
+        for directory in (made, partial):
+            shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            # Without a manifest, it is empty.
+            release.rmdir()
+
+
+def assemble(specification: dict[str, Any], made: Path, partial: Path, python: str) -> dict[str, Any]:
+    """Let the account make the release, and copy it; return its manifest."""
+    release = Path(specification["release"])
+    cache = str(release.parent.parent / "cache")
+    done = sandbox.run(
+        [python, "-I", str(HERE / "assemble.py")],
+        writable={str(made): str(release), cache: cache},
+        text=json.dumps(specification),
     )
-    for place, source in specification["files"].items():
-        if not (app / source).is_file():
-            raise BuildError(f"The source has no file {source}: correct release_files or release_source_paths.")
-        target = app / specification["working_directory"] / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(app / source, target)
-    link(release / "work", app, specification["working_directory"], "release_working_directory")
-    link(release / "alembic", app, specification["alembic_directory"], "release_alembic_directory")
+    if done.returncode != 0:
+        raise BuildError(done.stderr.strip() or f"It ended with exit code {done.returncode}: see the host's journal.")
+    try:
+        said = json.loads(done.stdout)
+        description, requires, variables = said["description"], said["requires"], said["variables"]
+        manifest = {
+            **description,
+            **{key: specification[key] for key in ("id", "revision", "source", "alembic_config")},
+            "requires": requires,
+            "built": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"The build says nothing of its result, but: {done.stdout[:200]!r}") from error
+    if strange := [text for text in texts(manifest) if not text.isprintable()]:
+        raise BuildError(f"The release describes itself by what cannot be shown: {strange!r}")
+    # The release that was active when this one was begun.
+    earlier = release.parent.parent / "current"
+    copying = Copying(made, (str(made), str(release), *SYSTEM), compiled=specification["python"] == "conda")
+    for name in MADE:
+        if os.path.lexists(made / name):
+            copying.copy(made / name, partial / name, earlier / name)
+    if specification["python"] == "system":
+        compile_bytecode(partial, release)
+    (partial / "work").symlink_to(Path("app") / specification["working_directory"])
+    (partial / "alembic").symlink_to(Path("app") / specification["alembic_directory"])
+    write_environments(release, partial, variables)
+    return manifest
 
-    variables: dict[str, str] = {}
-    requires = {"architecture": os.uname().machine}
-    if specification["python"] == "conda":
-        record = conda_prefix(specification, app, environment, release / "conda.json")
-        variables = record["variables"]
-        requires |= {"glibc": record["glibc"]} if record["glibc"] else {}
-    else:
-        # Of its version: after an upgrade of the distribution, /usr/bin/python3 is another one, without the packages.
-        python = Path("/usr/bin/python3").resolve()
-        run("Making a virtual environment", UV, "venv", "--quiet", "--python", python, environment)
-        requires |= {"python": ".".join(map(str, sys.version_info[:2]))}
-    fill(specification, app, environment)
-    share_bytecode(release.parent.parent / "current/env", environment)
-    for library in environment.glob("lib/python3.*"):
-        # Files that do not compile, such as templates, do not matter.
-        compiling: list[str | Path] = [environment / "bin/python", "-m", "compileall", "-qq", "-j", "0", library]
-        subprocess.run(compiling, check=False, capture_output=True)
-    run("Compiling the application", environment / "bin/python", "-m", "compileall", "-q", app)
 
+@dataclass
+class Copying:
+    """What may be copied of the directory that the account made.
+
+    Links may lead to ``places``. Bytecode is copied only if it is ``compiled`` by a Python of the release's own.
+    """
+
+    made: Path
+    places: tuple[str, ...]
+    _: KW_ONLY
+    compiled: bool
+
+    def copy(self, path: Path, target: Path, earlier: Path) -> None:
+        """Copy files and directories, without owners and special modes, and links.
+
+        Files of which ``earlier`` has the same are linked to it, with their bytecode.
+        """
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) and path.parent != self.made:
+            leads = os.path.realpath(path)
+            if not any(leads == place or leads.startswith(f"{place}/") for place in self.places):
+                raise BuildError(f"{path.relative_to(self.made)} leads out of the release, to {leads}.")
+            target.symlink_to(path.readlink())
+        elif stat.S_ISDIR(mode):
+            if path.name == "__pycache__" and not self.compiled:
+                return
+            target.mkdir(mode=0o755)
+            for entry in sorted(path.iterdir()):
+                self.copy(entry, target / entry.name, earlier / entry.name)
+        elif stat.S_ISREG(mode):
+            wanted = 0o755 if mode & stat.S_IXUSR else 0o644
+            if same(path, earlier, wanted):
+                target.hardlink_to(earlier)
+                if not self.compiled:
+                    share_bytecode(earlier, target)
+                return
+            shutil.copyfile(path, target)
+            target.chmod(wanted)
+            os.utime(target, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+        else:
+            raise BuildError(f"{path.relative_to(self.made)} is not a file or a directory, where one belongs.")
+
+
+def same(path: Path, earlier: Path, mode: int) -> bool:
+    """Return whether a release that root owns has the same file."""
+    if not earlier.is_file() or earlier.is_symlink():
+        return False
+    return stat.S_IMODE(earlier.stat().st_mode) == mode and filecmp.cmp(path, earlier, shallow=False)
+
+
+def share_bytecode(earlier: Path, target: Path) -> None:
+    """Link the bytecode that root has compiled of an earlier release's file."""
+    bytecode, place = (Path(cache_from_source(str(path))) for path in (earlier, target))
+    if earlier.suffix == ".py" and bytecode.is_file() and not bytecode.is_symlink():
+        place.parent.mkdir(mode=0o755, exist_ok=True)
+        place.hardlink_to(bytecode)
+
+
+def compile_bytecode(partial: Path, release: Path) -> None:
+    """Compile the files that have no bytecode, by the distribution's Python, which runs none of them.
+
+    conda's Python is another one: its bytecode comes with the release. Files that do not compile, such as templates, do
+    not matter; files that a link brings in from elsewhere could hold secrets.
+    """
+    command = ["/usr/bin/python3", "-I", "-S", "-m", "compileall", "-qq", "-j", "0", "-e", str(partial)]
+    # Tracebacks name the source by where it will be.
+    command += ["-s", str(partial), "-p", str(release), str(partial)]
+    subprocess.run(command, check=False, capture_output=True)
+
+
+def write_environments(release: Path, partial: Path, variables: dict[str, str]) -> None:
+    """Write the environment file of each link.
+
+    Paths go through the link that a unit uses, so that its processes do not depend on the release's path.
+    """
     for name in LINKS:
-        # Paths go through the link that a unit uses, so that its processes do not depend on the release's path.
         place = str(release.parent.parent / name / "env")
         lines = {"PATH": f"{place}/bin:/usr/local/bin:/usr/bin:/bin"} | {
-            variable: value.replace(str(environment), place) for variable, value in variables.items()
+            variable: str(value).replace(str(release / "env"), place) for variable, value in variables.items()
         }
         text = "".join(f"{variable}={json.dumps(value)}\n" for variable, value in lines.items())
-        (release / f"{name}.env").write_text(text, encoding="utf-8")
-
-    description = run(
-        "Reading the schema's revisions",
-        *(environment / "bin/python", HERE / "describe.py", specification["alembic_config"]),
-        cwd=release / "alembic",
-    )
-    manifest = {
-        **json.loads(description),
-        **{key: specification[key] for key in ("id", "revision", "source", "alembic_config")},
-        "requires": requires,
-        "built": datetime.now(UTC).isoformat(timespec="milliseconds"),
-    }
-    # Some files, such as uv's locks, are created writable for everyone.
-    for path in release.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode & ~0o022)
-    os.sync()
-    partial = release / ".manifest.json"
-    partial.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    partial.replace(release / "manifest.json")
+        if refused := [line for line in text.splitlines() if not VARIABLE.fullmatch(line)]:
+            raise BuildError(f"Activating the environment sets what concerns more than the release: {refused[0]}")
+        (partial / f"{name}.env").write_text(text, encoding="utf-8")
 
 
-def link(path: Path, app: Path, directory: str, variable: str) -> None:
-    """Link a directory of the application to the fixed name that units use."""
-    if not (app / directory).is_dir():
-        raise BuildError(f"The source has no directory {directory}: correct {variable} or release_source_paths.")
-    path.symlink_to(Path("app") / directory)
-
-
-def conda_prefix(specification: dict[str, Any], app: Path, prefix: Path, record_file: Path) -> dict[str, Any]:
-    """Create a prefix of conda packages; return the record of its contents."""
-    options = [option for channel in specification["channels"] for option in ("--channel", channel)]
-    for original, mirror in specification["mirrors"].items():
-        options += ["--mirror", f"{original}={mirror}"]
-    run(
-        "Making the conda prefix",
-        *(sys.executable, HERE / "conda_prefix.py", "--source", app, "--prefix", prefix),
-        *("--environment", specification["pixi_environment"], "--cache", specification["cache"]),
-        *("--record", record_file, *options),
-    )
-    record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
-    packages = {Path(package) for package in specification["packages"]}
-    if forgotten := [path for path in record["local"] if Path(path) not in packages]:
-        raise BuildError(f"pixi.lock names local packages that release_packages does not: {', '.join(forgotten)}")
-    return record
-
-
-def fill(specification: dict[str, Any], app: Path, environment: Path) -> None:
-    """Install wheels and the application's own packages into an environment."""
-    install: list[str | Path] = [
-        UV,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        environment / "bin/python",
-    ]
-    requirements = [] if specification["lock"] else specification["requirements"]
-    for name in requirements + specification["constraints"]:
-        if not (app / name).is_file():
-            raise BuildError(f"The source has no file {name}: correct release_requirements or release_constraints.")
-    if specification["lock"]:
-        lock = environment.with_name("requirements.txt")
-        lock.write_text(specification["lock"], encoding="utf-8")
-        run("Installing release_lock", *install, "--require-hashes", "--requirement", lock)
-    for name in requirements:
-        run(f"Installing {name}", *install, "--require-hashes", "--requirement", app / name)
-    constraints = [option for name in specification["constraints"] for option in ("--constraint", app / name)]
-    if specification["extra_requirements"]:
-        run("Installing release_extra_requirements", *install, *constraints, *specification["extra_requirements"])
-    # uv contains the backend uv_build; other backends are fetched from the index, without a hash.
-    offline = [] if specification["build_backends_from_index"] else ["--offline"]
-    for name in specification["packages"]:
-        run(f"Installing the local package {name}", *install, *offline, "--no-deps", app / name)
-    run("Checking that packages fit together", UV, "pip", "check", "--quiet", "--python", environment / "bin/python")
-
-
-def share_bytecode(earlier: Path, environment: Path) -> None:
-    """Reuse bytecode of an earlier environment for identical files, which uv hard-links from its cache."""
-    for compiled in earlier.glob("lib/python3.*/**/__pycache__/*.pyc"):
-        place = environment / compiled.relative_to(earlier)
-        source, new = (path.parent.parent / f"{path.name.partition('.')[0]}.py" for path in (compiled, place))
-        if source.is_file() and new.is_file() and source.samefile(new) and not place.exists():
-            place.parent.mkdir(exist_ok=True)
-            place.hardlink_to(compiled)
-
-
-def run(step: str, *command: str | Path, cwd: Path | None = None) -> str:
-    """Run a command; return its output.
-
-    Raises:
-        BuildError: the command failed; the message names the step, the package and the reason where uv says them, and
-            contains the end of the output.
-
-    """
-    # Prefect makes a directory of its own wherever it is imported.
-    with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "PREFECT_HOME": home}
-        done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
-        raise BuildError("\n".join([f"{step} failed: {reason(said)}".rstrip(), *said.splitlines()[-20:]]))
-    return done.stdout
-
-
-def reason(said: str) -> str:
-    """Return in a sentence which package failed, and why, from what uv has printed; empty if that is not known."""
-    if unfit := re.search(r"(?m)^The package `.+$", said):
-        return f"{unfit[0]}."
-    error = re.search(r"(?m)^error: (.+)", said)
-    if not error:
-        return ""
-    causes = re.findall(r"(?m)^  cause: (.+)", said)
-    if because := re.search(r"(?m)^  cause: Because (.+?)(?: and you require \S+?)?, we can conclude", said):
-        why = because[1]
-        if "network was disabled" in said:
-            why += "; release_build_backends_from_index: true lets build backends be downloaded"
-    elif log := re.search(r"(?m)^ +\[stderr\]\n((?:.*\n?)+?)(?:\n\S|\Z)", said):
-        # What a compiler says first is the cause of the rest.
-        lines = [line.strip() for line in log[1].splitlines() if line.strip()]
-        why = next((line for line in lines if "fatal error:" in line), lines[-1])
-    else:
-        why = causes[-1] if causes else ""
-    what = causes[0] if error[1].startswith("Request failed") else re.sub(r" @ file://\S+`", "`", error[1])
-    if what.startswith("No solution found"):
-        return f"{why}."
-    return ": ".join(dict.fromkeys(part.rstrip(".") for part in (what, why) if part)) + "."
+def texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+    """Yield all texts of a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value:
+            yield from texts(item)
+        if isinstance(value, dict):
+            yield from texts(list(value.values()))
 
 
 if __name__ == "__main__":

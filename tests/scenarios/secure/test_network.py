@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from testinfra.host import Host
 
 from tests import limits
+from tests.scenarios.secure.conftest import ATTACKER
 
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
@@ -20,6 +22,35 @@ FIREWALL = "molecule/secure/firewall.yml"
 ANY_API = "/api/flow_runs/count"
 # A port that does not answer within this time is blocked by the firewall.
 SILENCE_SECONDS = 1
+# More than nginx had room for, with 1024 connections for each of two processes.
+HELD = 2500
+# Begins requests and does not end them; the server has a minute to close the connections.
+HOLD = """
+import resource, socket, ssl, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+context = ssl.create_default_context(cafile="/root/ca.crt")
+held, closed = [], 0
+for _ in range(int(sys.argv[2])):
+    try:
+        plain = socket.create_connection((sys.argv[1], 443), timeout=60)
+        connection = context.wrap_socket(plain, server_hostname=sys.argv[1])
+        connection.send(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n")
+        held.append(connection)
+    except OSError:
+        closed += 1
+print("held", flush=True)
+until = time.monotonic() + 60
+for connection in held:
+    try:
+        connection.settimeout(max(until - time.monotonic(), 0.001))
+        connection.recv(1)
+        closed += 1
+    except TimeoutError:
+        pass
+    except OSError:
+        closed += 1
+print("closed", closed, flush=True)
+"""
 # Prefect's own client, in the worker's own environment.
 SUBSCRIBE = """
 import asyncio
@@ -148,9 +179,30 @@ def test_browsers_are_told_to_stay_with_https(platform: "Platform") -> None:
 
 
 def test_pages_may_talk_to_their_own_host_alone(platform: "Platform") -> None:
-    """Prefect's pages would otherwise send usage statistics to its vendor."""
+    """Otherwise Prefect's pages would send usage statistics to its vendor, and images what a flow wrote to anyone."""
     headers = platform.curl("/", "--output", "/dev/null", "--dump-header", "-").stdout
-    assert re.search(r"(?im)^content-security-policy: .*\bconnect-src 'self'", headers), headers
+    policy = re.search(r"(?im)^content-security-policy: (.*)", headers)
+    assert policy, headers
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
+    assert rules["default-src"] == "'self'"
+    assert {source for rule in rules.values() for source in rule.split()} <= {
+        *("'self'", "'none'", "'unsafe-inline'", "data:", "blob:")
+    }
+    assert "'unsafe-inline'" not in rules.get("script-src", "")
+
+
+def test_requests_that_do_not_end_keep_nobody_out(platform: "Platform", note: Callable[[str], None]) -> None:
+    """There is room for others beside them, and they are closed."""
+    platform.copy(ATTACKER, "/root/hold.py", HOLD)
+    command = ["docker", "exec", ATTACKER, "python3", "/root/hold.py", platform.name, str(HELD)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holding:
+        assert holding.stdout
+        assert holding.stdout.readline() == "held\n"
+        begin = time.monotonic()
+        answer = platform.curl("/api/health", "--fail")
+        note(f"beside {HELD} requests that do not end, the API answers in {time.monotonic() - begin:.2f} s")
+        assert answer.stdout.strip() == "true", answer
+        assert holding.stdout.readline() == f"closed {HELD}\n"
 
 
 @pytest.mark.parametrize(("port", "starttls"), [(443, ""), (5432, "-starttls postgres")], ids=["proxy", "postgresql"])

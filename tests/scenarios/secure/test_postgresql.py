@@ -110,6 +110,14 @@ def test_a_login_may_not_connect_to_anothers_database(platform: "Platform", logi
     assert platform.psql("SELECT 1", login, DATABASES.get(login, "biocirv_db")).stdout == "1\n"
 
 
+def test_what_a_load_forgets_is_limited(platform: "Platform") -> None:
+    """A flow can change the times, which are for what it forgets."""
+    names = ("idle_in_transaction_session_timeout", "lock_timeout", "temp_file_limit")
+    shown = platform.psql("; ".join(f"SHOW {name}" for name in names), "biocirv_user")
+    assert shown.stdout.split() == ["1h", "1h", "20GB"], shown.stderr
+    assert platform.psql("SHOW lock_timeout", "biocirv_migrations").stdout.strip() == "0"
+
+
 def test_the_reader_reads(platform: "Platform") -> None:
     assert platform.psql("SELECT count(*) >= 0 FROM primary_product", "biocirv_reader").stdout == "t\n"
 
@@ -145,6 +153,9 @@ def test_the_writer_writes(platform: "Platform") -> None:
         ("biocirv_user", "TRUNCATE primary_product CASCADE", "permission denied for table "),
         ("biocirv_user", "DELETE FROM row_history", "Only the triggers of tables write row_history"),
         ("biocirv_user", "SET ROLE biocirv_owner", 'permission denied to set role "biocirv_owner"'),
+        ("biocirv_user", "UPDATE alembic_version SET version_num = 'x'", "permission denied for table alembic_version"),
+        ("biocirv_user", "DELETE FROM alembic_version", "permission denied for table alembic_version"),
+        ("biocirv_user", "SET temp_file_limit = -1", 'permission denied to set parameter "temp_file_limit"'),
         ("biocirv_user", "SET pgaudit.log = 'none'", 'permission denied to set parameter "pgaudit.log"'),
         ("biocirv_user", "CREATE ROLE mine", "permission denied to create role"),
         ("biocirv_user", "COPY (SELECT 1) TO PROGRAM 'id'", "pg_execute_server_program"),
