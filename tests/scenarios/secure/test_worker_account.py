@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.backend.base import CommandResult
 
+from tests import limits
 from tests.source import copy_source
 
 if TYPE_CHECKING:
@@ -181,3 +182,93 @@ def test_no_way_leads_to_another_account(attempt: Try, command: str, words: str)
     refused = attempt(command)
     assert refused.rc != 0
     assert re.search(words, refused.stdout), refused.stdout
+
+
+# A process of a flow run is one of the worker's unit.
+BECOME_THE_SERVICE = """
+import os, socket, time
+manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+manager.connect("/run/systemd/notify")
+manager.send(f"MAINPID={os.getpid()}\\nSTATUS=taken".encode())
+time.sleep(5)
+"""
+
+
+def test_no_flow_becomes_the_service(platform: "Platform") -> None:
+    """A notification to systemd counts only if it is of the main process, or of a reload's own."""
+    main = platform.processes()["prefect-worker.service"]
+    group = platform.host.check_output("systemctl show --property=ControlGroup --value prefect-worker")
+    mount = platform.host.check_output("findmnt --types cgroup2 --noheadings --output TARGET | head -n 1")
+    enter = f"cd {mount}{group}; cd worker 2>/dev/null; echo $$ >cgroup.procs; cd /"
+    become = "exec setpriv --reuid=prefect-worker --regid=prefect-worker --clear-groups python3 -c"
+    platform.host.check_output(f"sh -c {shlex.quote(f'{enter}; {become} {shlex.quote(BECOME_THE_SERVICE)}')}")
+
+    shown = platform.host.check_output("systemctl show --property=MainPID,StatusText prefect-worker")
+    assert f"MainPID={main}" in shown.splitlines()
+    assert "taken" not in shown
+
+
+def test_what_a_flow_leaves_is_not_run_by_the_next_worker(platform: "Platform", attempt: Try) -> None:
+    """Neither as a module in the working directory, nor as a setting of Prefect, nor as a package of the account."""
+    mark = "/var/lib/prefect-worker/was-run"
+    code = f"open('{mark}', 'a').write(__file__ + '\\n')"
+    logging = f"handlers: {{x: {{(): builtins.open, file: {mark}, mode: a}}}}"
+    site = "$(python3 -m site --user-site)"
+    left = [
+        *(f'echo "{code}" >$HOME/{name}.py' for name in ("anyio", "argparse", "sitecustomize")),
+        f'mkdir -p $HOME/biocirv_worker {site}; echo "{code}" >$HOME/biocirv_worker/__init__.py',
+        f'echo "import sys; {code.replace("__file__", repr("pth"))}" >{site}/x.pth',
+        f'printf "version: 1\\n{logging}\\nroot: {{handlers: [x]}}\\n" >$HOME/logging.yml',
+        'printf \'active = "x"\\n[profiles.x]\\nPREFECT_LOGGING_LEVEL = "DEBUG"\\n\' >$HOME/profiles.toml',
+    ]
+    made = attempt("; ".join(left))
+    assert made.rc == 0, made.stdout
+    try:
+        platform.host.check_output("systemctl reload prefect-worker")
+        platform.host.check_output("systemctl restart prefect-worker")
+        found = platform.host.run(f"cat {mark}")
+        assert found.rc == 1, found.stdout
+    finally:
+        names = "anyio.py argparse.py sitecustomize.py biocirv_worker logging.yml profiles.toml was-run .local"
+        attempt(f"cd $HOME && rm -rf {names}")
+        platform.host.check_output("systemctl restart prefect-worker")
+
+
+def test_a_flow_does_not_hide_changes_from_converges(platform: "Platform", attempt: Try) -> None:
+    """Converges compare the age of these files with that of the configuration."""
+    marks = platform.host.check_output("ls -d /run/biocirv/prefect-worker.*").split()
+    assert len(marks) == 2
+    for mark in marks:
+        refused = attempt(f"touch -d 2099-01-01 {mark}")
+        assert refused.rc != 0
+        assert re.search("Permission denied|Read-only file system", refused.stdout), refused.stdout
+
+
+def test_the_worker_leaves_the_unit_s_cgroup_to_flow_runs(platform: "Platform") -> None:
+    """Only where it holds no processes can those in it have limits."""
+    shown = platform.host.check_output(
+        "systemctl show --property=ControlGroup,MainPID,Delegate,NotifyAccess prefect-worker"
+    )
+    unit = dict(line.split("=", 1) for line in shown.splitlines())
+    mount = platform.host.check_output("findmnt --types cgroup2 --noheadings --output TARGET | head -n 1")
+    group = f"{mount}{unit['ControlGroup']}"
+    assert (unit["Delegate"], unit["NotifyAccess"]) == ("yes", "exec")
+    assert unit["MainPID"] in platform.host.check_output(f"cat {group}/worker/cgroup.procs").split()
+    assert platform.host.check_output(f"cat {group}/cgroup.procs") == ""
+    journal = "journalctl --unit prefect-worker --output cat --since -1h"
+    assert "have no cgroups of their own" not in platform.host.check_output(journal)
+
+
+def test_the_metadata_of_a_cloud_is_not_for_services(platform: "Platform") -> None:
+    """Whoever asks at this address has the credentials of the host."""
+    serve = "systemd-run --quiet --collect --unit=metadata python3 -m http.server --bind 169.254.169.254 80"
+    ask = "curl --silent --show-error --noproxy '*' --max-time 10 --output /dev/null http://169.254.169.254/"
+    platform.host.check_output("ip address add 169.254.169.254/32 dev lo")
+    try:
+        platform.host.check_output(serve)
+        limits.wait_until(lambda: platform.host.run(ask).rc == 0, "it answers root", limits.ANSWER)
+        for account in ("prefect-worker", "prefect-server", "biocirv", "biocirv-build"):
+            refused = platform.host.run(f"runuser --user {account} -- {ask}")
+            assert refused.rc == 7, (account, refused)
+    finally:
+        platform.host.run("systemctl stop metadata; ip address del 169.254.169.254/32 dev lo")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -52,6 +53,12 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="take over from the unit's main process, which then drains; returns when the new worker polls",
     )
+    for variable, what in (("RUN_MEMORY_MAX", "bytes of memory"), ("RUN_TASKS_MAX", "processes and threads")):
+        parser.add_argument(
+            f"--{variable.lower().replace('_', '-')}",
+            default=os.environ.get(variable, ""),
+            help=f"limit of each flow run: {what}, or percentage of the unit's own limit; needs a delegated cgroup",
+        )
     environment = parser.add_argument_group("from the environment; timeouts in seconds")
     for variable, default in (("DRAIN_TIMEOUT", 3600), ("SHUTDOWN_TIMEOUT", 60), ("CRASH_RETRIES", 1)):
         environment.add_argument(
@@ -65,31 +72,45 @@ def _pin_release(link: Path) -> None:
     executable, release = Path(sys.executable), link.resolve()
     if link in executable.parents:
         pinned = release / executable.relative_to(link)
-        os.execv(pinned, [str(pinned), "-m", __package__, *sys.argv[1:]])  # noqa: S606 - this same program
+        # Without the working directory and the account's own packages, as the unit starts it.
+        os.execv(pinned, [str(pinned), "-P", "-s", "-m", __package__, *sys.argv[1:]])  # noqa: S606 - this same program
 
 
 def _replace(options: argparse.Namespace) -> int:
     before = int(os.environ["MAINPID"])
-    receiver, sender = os.pipe()
+    ours, theirs = socket.socketpair()
     if os.fork():
-        # `systemctl reload` waits for this process.
-        os.close(sender)
-        return 0 if os.read(receiver, 1) else 1
+        theirs.close()
+        return _announce(before, ours)
     # Fork twice: systemd adopts the orphan, as it expects a unit's main process to be its own child.
     if os.fork():
         os._exit(0)
-    os.close(receiver)
+    ours.close()
 
     def ready() -> None:
-        from biocirv_worker.systemd import notify
-
-        notify(f"MAINPID={os.getpid()}")
-        os.kill(before, signal.SIGUSR2)
-        os.write(sender, b"1")
-        os.close(sender)
+        theirs.send(str(os.getpid()).encode())
+        if not theirs.recv(1):
+            raise SystemExit("The process that systemd reloads by has ended")
+        theirs.close()
 
     signal.alarm(_REPLACE_SECONDS)
     return _serve(options, ready)
+
+
+def _announce(before: int, worker: socket.socket) -> int:
+    """Wait for the new worker, and put it into the place of the one before; return the exit code.
+
+    `systemctl reload` waits for this process, which alone may name another main process: no flow run can.
+    """
+    from biocirv_worker.systemd import notify
+
+    pid = worker.recv(16)
+    if not pid:
+        return 1
+    notify(f"MAINPID={pid.decode()}", wait=True)
+    os.kill(before, signal.SIGUSR2)
+    worker.send(b"1")
+    return 0
 
 
 def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
@@ -102,14 +123,16 @@ def _serve(options: argparse.Namespace, ready: Callable[[], None]) -> int:
 async def _run(options: argparse.Namespace, ready: Callable[[], None]) -> None:
     import anyio
 
-    from biocirv_worker import engine
+    from biocirv_worker import cgroups, engine
     from biocirv_worker.systemd import Peers
     from biocirv_worker.trial import lacking
     from biocirv_worker.worker import Worker, logger
 
     for line in lacking():
         logger.info("%s", line)
-    launcher = engine.Launcher(forks=options.forks)
+    limited = options.run_memory_max or options.run_tasks_max
+    groups = cgroups.prepare(options.run_memory_max, options.run_tasks_max) if limited else None
+    launcher = engine.Launcher(forks=options.forks, groups=groups)
     await anyio.to_thread.run_sync(launcher.prepare)
     # systemd's RuntimeDirectory=; without it there is no worker to take over from.
     peers = Peers(Path(os.environ.get("RUNTIME_DIRECTORY") or tempfile.mkdtemp(prefix="biocirv-worker-")))

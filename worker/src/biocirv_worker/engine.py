@@ -15,8 +15,11 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from biocirv_worker import cgroups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +48,7 @@ class Process:
     returncode: int | None
     _descriptor: int
     _keeper: socket.socket
+    _group: Path | None
     said: str = ""
 
     def fileno(self) -> int:
@@ -58,9 +62,11 @@ class Process:
         self.returncode, self.said = ended["status"], ended["said"]
 
     def close(self) -> None:
-        """Kill the process if it still runs, and close the descriptors."""
+        """Kill the process and its cgroup if they are still there, and close the descriptors."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        # Its keeper has ended it, unless the flow run ended the keeper.
+        cgroups.end(self._group)
         os.close(self._descriptor)
         self._keeper.close()
 
@@ -68,8 +74,9 @@ class Process:
 class Launcher:
     """The launcher's process, which is started again if it ends."""
 
-    def __init__(self, *, forks: bool) -> None:
+    def __init__(self, *, forks: bool, groups: cgroups.Groups | None = None) -> None:
         self.forks = forks
+        self._groups = groups or cgroups.Groups()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -90,7 +97,10 @@ class Launcher:
         with theirs:
             mode = "forks" if self.forks else "commands"
             self._process = subprocess.Popen(  # noqa: S603 - this package's program
-                [sys.executable, "-m", "biocirv_worker.launcher", str(theirs.fileno()), mode],
+                [
+                    *(sys.executable, "-s", "-m", "biocirv_worker.launcher", str(theirs.fileno()), mode),
+                    *astuple(self._groups),
+                ],
                 # It must not import what flow runs leave in the working directory.
                 cwd="/",
                 pass_fds=[theirs.fileno()],
@@ -155,7 +165,8 @@ class Launcher:
         if "pid" not in answer:
             ours.close()
             raise StartError(answer["problem"])
-        return Process(answer["pid"], None, descriptors[0], ours)
+        group = Path(answer["group"]) if answer["group"] else None
+        return Process(answer["pid"], None, descriptors[0], ours, group)
 
     def _send(self, descriptors: list[int]) -> None:
         if self._control is None:

@@ -23,6 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from biocirv_worker import cgroups
+from biocirv_worker.cgroups import Groups
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -46,7 +49,7 @@ class _EndedError(Exception):
 def main() -> None:
     """Import what flow runs share, if told to, report it, and start flow runs until the worker ends.
 
-    Arguments: the descriptor of the socket, and `forks` or `commands`.
+    Arguments: the descriptor of the socket, `forks` or `commands`, and the fields of ``cgroups.Groups``.
     """
     control = socket.socket(fileno=int(sys.argv[1]))
     # Ctrl-C is for the worker, which tells its flow runs.
@@ -57,11 +60,11 @@ def main() -> None:
 
         report = preload.prepare()
     control.send(json.dumps(report).encode())
-    run = _serve(control)
+    run = _serve(control, Groups(*sys.argv[3:]))
     run()
 
 
-def _serve(control: socket.socket) -> Callable[[], None]:
+def _serve(control: socket.socket, groups: Groups) -> Callable[[], None]:
     """Start flow runs; return in the process of each what it is to run."""
     # Keepers are not waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -79,12 +82,12 @@ def _serve(control: socket.socket) -> Callable[[], None]:
         else:
             if process == 0:
                 control.close()
-                return _keep(launcher, request, channel)
+                return _keep(launcher, groups, request, channel)
         os.close(request)
         os.close(channel)
 
 
-def _keep(launcher: int, request: int, channel: int) -> Callable[[], None]:
+def _keep(launcher: int, groups: Groups, request: int, channel: int) -> Callable[[], None]:
     """Start a flow run, and end with all that belongs to it; return only in the flow run's process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _raise_ended)
@@ -92,10 +95,13 @@ def _keep(launcher: int, request: int, channel: int) -> Callable[[], None]:
     with os.fdopen(request, "rb") as file:
         wanted = json.load(file)
     worker, keeper = socket.socket(fileno=channel), os.getpid()
+    group = None
     output, errors = os.pipe()
     try:
+        group = groups.create()
         process = os.fork()
     except OSError as error:
+        cgroups.end(group)
         worker.send(json.dumps({"problem": str(error)}).encode())
         os._exit(1)
     if process == 0:
@@ -104,10 +110,11 @@ def _keep(launcher: int, request: int, channel: int) -> Callable[[], None]:
         os.dup2(errors, 2)
         os.close(errors)
         _end_with(keeper, signal.SIGKILL)
+        cgroups.enter(group)
         return _begin(**wanted)
     os.close(errors)
     try:
-        _keep_alive(launcher, process, worker, _Relay(output))
+        _keep_alive(launcher, process, group, worker, _Relay(output))
     finally:
         os._exit(0)
 
@@ -138,11 +145,11 @@ class _Relay(threading.Thread):
         return self._end.decode(errors="replace")
 
 
-def _keep_alive(launcher: int, process: int, worker: socket.socket, relay: _Relay) -> None:
+def _keep_alive(launcher: int, process: int, group: Path | None, worker: socket.socket, relay: _Relay) -> None:
     status = -signal.SIGKILL
     try:
         descriptor = os.pidfd_open(process)
-        socket.send_fds(worker, [json.dumps({"pid": process}).encode()], [descriptor])
+        socket.send_fds(worker, [json.dumps({"pid": process, "group": str(group or "")}).encode()], [descriptor])
         os.close(descriptor)
         _end_with(launcher, signal.SIGTERM)
         status = _wait(process)
@@ -151,6 +158,7 @@ def _keep_alive(launcher: int, process: int, worker: socket.socket, relay: _Rela
         os.kill(process, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _end_rest(0 if status == -signal.SIGKILL else _GRACE_SECONDS)
+    cgroups.end(group)
     with suppress(OSError):
         worker.send(json.dumps({"status": status, "said": relay.said() if status else ""}).encode())
 

@@ -13,14 +13,24 @@ from biocirv_worker.asides import Asides
 _ADDRESS = os.environ.pop("NOTIFY_SOCKET", "")
 
 
-def notify(*lines: str) -> None:
-    """Send the service manager assignments such as ``READY=1``, as sd_notify(3); do nothing if there is none."""
+def notify(*lines: str, wait: bool = False) -> None:
+    """Send the service manager assignments such as ``READY=1``, as sd_notify(3); do nothing if there is none.
+
+    ``wait``: return when it has dealt with them.
+    """
     if not _ADDRESS:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
         # An abstract address is written with an @ for its null byte.
         manager.connect("\0" + _ADDRESS[1:] if _ADDRESS.startswith("@") else _ADDRESS)
         manager.sendall("\n".join(lines).encode())
+        if wait:
+            # It closes the descriptor when it comes to this message.
+            receiver, sender = os.pipe()
+            socket.send_fds(manager, [b"BARRIER=1"], [sender])
+            os.close(sender)
+            os.read(receiver, 1)
+            os.close(receiver)
 
 
 class Peers:
