@@ -89,4 +89,4 @@ def test_code_of_a_source_has_no_rights_on_the_host(
 def test_releases_are_root_s_alone(platform: "Platform") -> None:
     """Also the one that the account has made."""
     assert platform.host.check_output("find /opt/biocirv/releases -not -user root -o -perm /7022 -not -type l") == ""
-    assert platform.host.check_output("stat --format '%%U %%a' /opt/biocirv/cache") == f"{ACCOUNT} 700"
+    assert platform.host.check_output("stat --format '%U %a' /opt/biocirv/cache") == f"{ACCOUNT} 700"
