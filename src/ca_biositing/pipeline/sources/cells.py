@@ -11,6 +11,11 @@ from typing import overload
 # A number as people may see it: with a decimal point or comma, and thousands separators.
 _SEPARATORS = ".,'\u2019 \u00a0\u202f"
 _SEEN = re.compile(rf"[.,]?[0-9]+(?:[{_SEPARATORS}][0-9]+)*(?:[eE][+-]?[0-9]+)?")
+# Percentages and fractions, but not units such as mg/L.
+_RATIO = re.compile("[%\u2030]|[0-9] */ *[0-9]")
+# What says that a number is below zero, also for accountants and in Japan; and a number that looks so.
+_MINUS = re.compile("[-\u2012-\u2015\u2212\uff0d(\u25b2\u25b3\u25bc]")
+_NEGATIVE = re.compile(rf"\W*{_MINUS.pattern}\W*[0-9]")
 # Groups of thousands, also as in India.
 _GROUPS = re.compile(rf"[0-9]*|[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})+|[0-9]{{1,2}}(?:,[0-9]{{2}})*,[0-9]{{3}}")
 # What Excel shows in the format General; from 12 characters on it rounds, and programs differ.
@@ -152,11 +157,14 @@ def number_text(number: float) -> str:
     return format(Decimal(text), "f") if "e" in text else text
 
 
-def number_cell(text: str, shown: str | None, *, is_idle: bool = False) -> str:
-    """Return the cell of a number, by its text and what people see of it (None: not known)."""
+def number_cell(text: str, shown: str | None, *, points: str = ".", is_idle: bool = False) -> str:
+    """Return the cell of a number, by its text and what people see of it (None: not known).
+
+    ``points`` are the characters that may be its decimal point.
+    """
     if shown == text and not is_idle:
         return text
-    kind = Kind.NUMBER if shown is None or _is_seen(Decimal(text), shown) else Kind.SCALED
+    kind = Kind.NUMBER if shown is None or _is_seen(Decimal(text), shown, points) else Kind.SCALED
     return Cell(text, kind, shown, is_idle=is_idle)
 
 
@@ -184,12 +192,15 @@ def time_text(value: date | time) -> str:
     return value.isoformat()
 
 
-def _is_seen(number: Decimal, shown: str) -> bool:
+def _is_seen(number: Decimal, shown: str, points: str) -> bool:
     """Return whether people who see this take it for the number, perhaps rounded. Nothing and a dash may be zero."""
-    if re.search("[%\u2030/]", shown):
+    if _RATIO.search(shown):
         return False
     seen = _SEEN.findall(shown)
-    return any(_rounds_to(abs(number), text, point) for text in seen for point in ".,") if seen else number == 0
+    if not seen:
+        return number == 0
+    has_sign = _MINUS.search(shown) if number < 0 and re.search("[1-9]", shown) else not _NEGATIVE.match(shown)
+    return bool(has_sign) and any(_rounds_to(abs(number), text, point) for text in seen for point in points)
 
 
 def _rounds_to(number: Decimal, text: str, point: str) -> bool:

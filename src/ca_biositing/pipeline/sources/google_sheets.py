@@ -349,7 +349,7 @@ def _cell(found: dict[str, Any]) -> Any:  # noqa: ANN401 - an object of JSON
             form = found.get("effectiveFormat", {}).get("numberFormat", {}).get("type")
             if form in ("DATE", "TIME", "DATE_TIME") and (moment := moment_text(number, SERIAL_EPOCH)):
                 return Cell(moment, Kind.DATE, shown)
-            return number_cell(number_text(number), shown, is_idle=is_formula and number == 0)
+            return number_cell(number_text(number), shown, points=".,", is_idle=is_formula and number == 0)
     return ""
 
 

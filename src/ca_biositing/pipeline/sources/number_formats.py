@@ -3,6 +3,7 @@
 Source: ECMA-376 part 1, 18.8.30 (numFmt) and 18.8.31 (numFmts).
 """
 
+import operator
 import re
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
@@ -34,16 +35,25 @@ _BUILT_IN = {
 _TOKEN = re.compile(
     r"""
       "(?P<quoted>[^"]*)"? | \\(?P<escaped>.) | _(?P<space>.) | \*(?P<fill>.)
+    | (?P<numerals>\[(?:DBNum[0-9]|\$[^\]-]*-(?:0?[2-9A-F]|[1-9A-F][0-9A-F])[0-9A-F]{6})\])
     | \[\$(?P<currency>[^\]-]*)[^\]]*\] | \[(?P<elapsed>h+|m+|s+)\]
-    | \[(?P<condition>[<>=][^\]]*)\] | \[(?P<colour>[^\]]*)\]
+    | \[(?P<condition>(?:<>|[<>]=?|=)-?[0-9]+(?:\.[0-9]+)?)\] | \[(?P<colour>[^\]]*)\]
     | (?P<general>General) | (?P<exponent>E[+-]) | (?P<date>[ymdhsgeba]+(?:/p)?)
-    | (?P<digit>[0#?]) | (?P<point>\.) | (?P<comma>,) | (?P<percent>%) | (?P<text>@) | (?P<fraction>/) | (?P<other>.)
+    | (?P<digit>[0#?]) | (?P<point>\.) | (?P<comma>,) | (?P<percent>%) | (?P<text>@)
+    | (?P<fraction>/) | (?P<next>;) | (?P<other>.)
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-_SECTION = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
-# Of these only Excel knows what it shows.
-_UNKNOWN = {"condition", "exponent", "fraction"}
+# Of these only Excel knows what it shows; the numerals are those of other scripts.
+_UNKNOWN = {"exponent", "fraction", "numerals"}
+_COMPARISONS = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<>": operator.ne,
+}
 
 Token = tuple[str, str]
 
@@ -67,23 +77,43 @@ class NumberFormat:
         if self.code == GENERAL:
             return general_text(number)
         value = Decimal(number)
-        sections = self._sections[:3]
-        if self.code is None or not sections or any(kind in _UNKNOWN for tokens in sections for kind, _ in tokens):
+        position = self._position(value)
+        if position is None:
             return None
-        position = 0 if value > 0 or len(sections) == 1 else 1 if value < 0 else 2
-        section = sections[position if position < len(sections) else 0]
+        section = self._sections[position]
+        if any(kind in _UNKNOWN for kind, _ in section):
+            return None
         if any(kind in ("general", "text") for kind, _ in section):
-            text = general_text(str(abs(value)) if position == 1 else number)
+            text = general_text(number.removeprefix("-") if position == 1 else number)
             return None if text is None else _literals(section, text)
         sign = "-" if value < 0 and position == 0 else ""
         return (sign + _digits(section, abs(value))).strip()
 
+    def _position(self, value: Decimal) -> int | None:
+        """Return which section shows a number; None if only Excel knows it."""
+        sections = self._sections[:3]
+        if len(sections) > 1 and ("text", "@") in sections[-1]:
+            sections.pop()
+        conditions = [next((text for kind, text in section if kind == "condition"), "") for section in sections]
+        if not any(conditions):
+            position = 0 if value > 0 or len(sections) == 1 else 1 if value < 0 else 2
+            return (position if position < len(sections) else 0) if sections else None
+        if value < 0 or not all(conditions[:-1]):
+            return None
+        return next((index for index, each in enumerate(conditions) if not each or _holds(each, value)), None)
+
     @cached_property
     def _sections(self) -> list[list[Token]]:
-        codes = _SECTION.split(self.code) if self.code is not None else []
-        return [
-            [(found.lastgroup or "", found[found.lastgroup or 0]) for found in _TOKEN.finditer(code)] for code in codes
-        ]
+        if self.code is None:
+            return []
+        sections: list[list[Token]] = [[]]
+        for found in _TOKEN.finditer(self.code):
+            kind = found.lastgroup or ""
+            if kind == "next":
+                sections.append([])
+            else:
+                sections[-1].append((kind, found[kind]))
+        return sections
 
 
 def built_in(number: int) -> NumberFormat:
@@ -91,12 +121,17 @@ def built_in(number: int) -> NumberFormat:
     return NumberFormat(_BUILT_IN.get(number))
 
 
+def _holds(condition: str, value: Decimal) -> bool:
+    number = condition.lstrip("<>=")
+    return bool(_COMPARISONS[condition.removesuffix(number)](value, Decimal(number)))
+
+
 def _literal(token: Token) -> str:
     kind, text = token
     match kind:
         case "space":
             return " "
-        case "fill" | "colour" | "comma":
+        case "fill" | "colour" | "comma" | "condition":
             return ""
         case _:
             return text
