@@ -24,7 +24,7 @@ from ca_biositing.pipeline.etl.extract import frames
 from ca_biositing.pipeline.etl.fields import Code, Date, Name, Number, Text
 from ca_biositing.pipeline.etl.transform import clean, is_blank
 from ca_biositing.pipeline.etl.validate import Validator
-from ca_biositing.pipeline.sources import Source
+from ca_biositing.pipeline.sources import ExtractError, Source
 from ca_biositing.pipeline.sources.csv_folder import CsvFolder
 from ca_biositing.pipeline.sources.google_sheets import GoogleSheets
 from ca_biositing.pipeline.sources.workbook import WorkbookFile
@@ -210,6 +210,11 @@ def test_a_formula_in_csv_was_never_calculated(tmp_path: Path) -> None:
         (123456789012, f"Name is the number 123456789012, which programs show differently; {AS_TEXT}"),
         (1 / 3, f"Name is the number 0.333333333333333, which programs show differently; {AS_TEXT}"),
         ((0.5, "# ?/?"), f"Name is the number 0.5, which programs show differently; {AS_TEXT}"),
+        (("042", '"BIO-"@'), "BIO-042"),
+        (("042", '0;-0;0;"BIO-"@'), "BIO-042"),
+        (("042", "_-@_-"), "042"),
+        (("042", ";;;"), "Name is empty"),
+        ((-5, "yyyy-mm-dd"), f"Name is the date or time -5, which a spreadsheet made of what was typed; {AS_TEXT}"),
         ("MAR-1", "MAR-1"),
         ("1-Mar", f"Name {CONVERTED}"),
         ("Mar-26", f"Name {CONVERTED}"),
@@ -231,6 +236,11 @@ def test_a_name_in_a_workbook_is_what_people_see(tmp_path: Path, cell: object, l
         (number(1 / 3, "0.3333333333"), "0.3333333333"),
         (number(46082, "1-Mar", "DATE"), DATE),
         (True, f"Name is the truth value TRUE, or a checkbox; {AS_TEXT}"),
+        ({"effectiveValue": {"stringValue": "042"}, "formattedValue": "BIO-042"}, "BIO-042"),
+        (
+            number(-18261, "1/1/1850", "DATE"),
+            f"Name is the date or time 1/1/1850, which a spreadsheet made of what was typed; {AS_TEXT}",
+        ),
     ],
     ids=str,
 )
@@ -728,6 +738,45 @@ def test_excel_s_year_1900_has_a_day_too_many(tmp_path: Path, days: int, day: dt
     assert load(openpyxl_file(tmp_path, row(Date=(days, "d.m.yyyy"))))[0][0][4] == day
 
 
+NO_DATE = "Date is not a date from 1900 to 2100; type it as 2024-10-31, 10/31/2024 (month first) or 31-Oct-2024"
+
+
+@pytest.mark.parametrize(
+    ("days", "look"),
+    [(1, "[h]:mm"), (1, "hh:mm"), (45596, "h:mm AM/PM"), (45596, "mm:ss"), (60, "yyyy-mm-dd"), (-5, "yyyy-mm-dd")],
+)
+def test_a_day_that_people_do_not_see_is_no_date(tmp_path: Path, days: int, look: str) -> None:
+    """24:00 is day 1 with a format of hours; Excel's 29 February 1900 was no day."""
+    assert load(openpyxl_file(tmp_path, row(Date=(days, look)))) == ([], {2: NO_DATE})
+
+
+@pytest.mark.parametrize(("shown", "form"), [("48:00:00", "DATE_TIME"), ("12:00:00 AM", "TIME"), ("0.00.00", "TIME")])
+def test_a_time_of_google_sheets_is_no_date(tmp_path: Path, shown: str, form: str) -> None:
+    with google_sheet(tmp_path, row(Date=number(2, shown, form))) as source:
+        assert load(source) == ([], {2: NO_DATE})
+
+
+def test_the_formats_of_conditions_are_not_those_of_cells(tmp_path: Path) -> None:
+    source = openpyxl_file(tmp_path, row(Name=(7, "0000")))
+    other = b'<dxfs count="1"><dxf><numFmt numFmtId="164" formatCode="yyyy"/></dxf></dxfs></styleSheet>'
+    edit(source.path, {"xl/styles.xml": lambda part: re.sub(b"</styleSheet>", other, part)})
+    assert load(source)[0][0][0] == "0007"
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"INF", b"1e400"])
+def test_what_is_no_number_is_an_error(tmp_path: Path, value: bytes) -> None:
+    source = openpyxl_file(tmp_path, row(Name=7))
+    edit(source.path, {PAGE: lambda part: part.replace(b"<v>7</v>", b"<v>" + value + b"</v>")})
+    assert load(source) == ([], {2: f"Name {ERROR}"})
+
+
+def test_a_cell_that_is_there_twice_is_not_guessed(tmp_path: Path) -> None:
+    source = openpyxl_file(tmp_path, row(Name=7))
+    edit(source.path, {PAGE: lambda part: part.replace(b"<v>7</v></c>", b'<v>7</v></c><c r="A2"><v>8</v></c>')})
+    with pytest.raises(ExtractError, match="row 2 has a cell twice"):
+        load(source)
+
+
 def test_the_date_system_of_old_macs_is_known(tmp_path: Path) -> None:
     source = openpyxl_file(tmp_path, row(Date=(45596 - 1462, "d.m.yyyy")))
     edit(source.path, {"xl/workbook.xml": lambda part: part.replace(b"<workbookPr ", b'<workbookPr date1904="1" ')})
@@ -754,6 +803,19 @@ def test_checkboxes_and_formulas_that_were_filled_down_make_no_rows(tmp_path: Pa
 
     assert [cells[0] for cells in rows] == [f"S{number_}" for number_ in range(1, 6)]
     assert rejected == {}
+
+
+def test_dates_that_were_filled_down_from_empty_cells_make_no_rows(tmp_path: Path) -> None:
+    """They are 0, which is shown as January 0, 1900."""
+    book = XlsxWriterWorkbook(str(tmp_path / "Lab.xlsx"))
+    page = book.add_worksheet("Samples")
+    page.write_row(0, 0, HEADER)
+    page.write_row(1, 0, GOOD)
+    page.write_formula(2, 4, "=Z3", book.add_format({"num_format": "m/d/yyyy"}), 0)
+    book.close()
+    edit(tmp_path / "Lab.xlsx", {"xl/workbook.xml": lambda part: part.replace(b' fullCalcOnLoad="1"', b"")})
+    assert len(load(WorkbookFile(tmp_path / "Lab.xlsx"))[0]) == 1
+    assert load(WorkbookFile(tmp_path / "Lab.xlsx"))[1] == {}
 
 
 def test_checkboxes_in_google_sheets_make_no_rows(tmp_path: Path) -> None:

@@ -185,6 +185,12 @@ def moment_text(days: float, epoch: datetime) -> str | None:
     return moment.time().isoformat() if days < 1 else time_text(moment)
 
 
+def clock_text(days: float) -> str:
+    """Return a time or a duration as hours, minutes and seconds."""
+    minutes, seconds = divmod(round(days * 86_400), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+
+
 def time_text(value: date | time) -> str:
     """Return a date or time in ISO 8601; without the time of day at midnight."""
     if isinstance(value, datetime) and value.time() == time():

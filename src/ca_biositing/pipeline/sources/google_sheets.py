@@ -1,6 +1,7 @@
 """Sheets as Google Sheets, read with a service account."""
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ _SHORTCUT = "application/vnd.google-apps.shortcut"
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 # Drive also answers 403 when a quota is exhausted.
 _QUOTA = ("rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED")
+_CLOCK = re.compile("[0-9]+:[0-9]{2}(:[0-9]{2})?([.,][0-9]+)?( ?[APap][Mm])?")
 _API_DISABLED = ("SERVICE_DISABLED", "accessNotConfigured")
 
 
@@ -339,7 +341,8 @@ def _cell(found: dict[str, Any]) -> Any:  # noqa: ANN401 - an object of JSON
     is_formula = "userEnteredValue" in found
     match value:
         case {"stringValue": text}:
-            return text
+            # A format may show a text in another way.
+            return found.get("formattedValue", text)
         case {"boolValue": is_true}:
             return Cell("TRUE" if is_true else "FALSE", Kind.BOOLEAN, shown, is_idle=not is_true)
         case {"errorValue": error}:
@@ -347,9 +350,13 @@ def _cell(found: dict[str, Any]) -> Any:  # noqa: ANN401 - an object of JSON
             return Cell(shown or "#ERROR!", kind, shown)
         case {"numberValue": number}:
             form = found.get("effectiveFormat", {}).get("numberFormat", {}).get("type")
-            if form in ("DATE", "TIME", "DATE_TIME") and (moment := moment_text(number, SERIAL_EPOCH)):
-                return Cell(moment, Kind.DATE, shown)
-            return number_cell(number_text(number), shown, points=".,", is_idle=is_formula and number == 0)
+            is_idle = is_formula and number == 0
+            if form in ("DATE", "TIME", "DATE_TIME"):
+                # A duration such as 48:00 would otherwise be a day of 1900.
+                is_time = form == "TIME" or _CLOCK.fullmatch(shown)
+                moment = None if is_time else moment_text(number, SERIAL_EPOCH)
+                return Cell(moment or shown, Kind.DATE, shown, is_idle=is_idle)
+            return number_cell(number_text(number), shown, points=".,", is_idle=is_idle)
     return ""
 
 

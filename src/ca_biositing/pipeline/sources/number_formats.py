@@ -30,7 +30,9 @@ _BUILT_IN = {
     40: "#,##0.00;(#,##0.00)",
     48: "##0.0E+0",
     49: "@",
-    **dict.fromkeys([*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59), *range(71, 82)], "yyyy-mm-dd"),
+    **dict.fromkeys([*range(14, 18), 22, *range(27, 37), *range(50, 59), *range(71, 82)], "yyyy-mm-dd"),
+    **dict.fromkeys([*range(18, 22), 45, 47], "h:mm"),
+    46: "[h]:mm:ss",
 }
 _TOKEN = re.compile(
     r"""
@@ -68,6 +70,32 @@ class NumberFormat:
     def is_date(self) -> bool:
         """Return whether it shows a number as a date or a time."""
         return any(kind in ("date", "elapsed") for section in self._sections for kind, _ in section)
+
+    @cached_property
+    def is_time(self) -> bool:
+        """Return whether it shows only a time of a date and time."""
+        tokens = [token for section in self._sections for token in section]
+        letters = {letter for kind, text in tokens if kind == "date" for letter in text.lower()}
+        return not letters & set("ydgeb") and (bool(letters & set("hs")) or self.is_elapsed)
+
+    @cached_property
+    def is_elapsed(self) -> bool:
+        """Return whether it shows all hours, minutes or seconds, also those of whole days."""
+        return any(kind == "elapsed" for section in self._sections for kind, _ in section)
+
+    @cached_property
+    def text_section(self) -> list[Token] | None:
+        """Return the section that shows texts; None if it shows them as they are."""
+        last = self._sections[:4][-1] if self._sections else []
+        if len(self._sections) < 4 and ("text", "@") not in last:
+            return None
+        plain = {"text", "general", "colour", "space", "fill"}
+        is_plain = any(kind == "text" for kind, _ in last) and all(kind in plain for kind, _ in last)
+        return None if is_plain else last
+
+    def shown_text(self, text: str) -> str:
+        """Return what people see of a text."""
+        return text if self.text_section is None else _literals(self.text_section, text)
 
     def shown(self, number: str) -> str | None:
         """Return what people see of a number, given by its text; None if that is not known.

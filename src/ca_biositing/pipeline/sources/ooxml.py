@@ -4,8 +4,9 @@ No library that reads workbooks tells formulas without a result, merged cells an
 the cells (tests/unit/test_readers.py). Source: ECMA-376, part 1 (SpreadsheetML, also Strict), part 2 (packages).
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from posixpath import dirname, join, normpath
@@ -21,6 +22,7 @@ from ca_biositing.pipeline.sources.cells import (
     Merge,
     Merges,
     Row,
+    clock_text,
     moment_text,
     number_cell,
     number_text,
@@ -42,7 +44,7 @@ _ESCAPE = re.compile("(?i)_x(00[0189][0-9a-f]|007f|005f|d[89a-f][0-9a-f]{2}|fff[
 _WHOLE = re.compile("[1-9][0-9]{0,14}")
 # Day 0 of each date system. Excel's days before March 1900 are one too many: 1900 was no leap year.
 _EPOCH, _EPOCH_1904 = SERIAL_EPOCH, datetime(1904, 1, 1)
-_FIRST_MARCH_1900 = 61
+_NO_DAY_OF_1900, _FIRST_MARCH_1900 = 60, 61
 
 
 class DamagedError(Exception):
@@ -55,6 +57,8 @@ class _Context:
 
     strings: Sequence[str]
     formats: Sequence[NumberFormat]
+    # The formats that show texts in another way, by the style as cells name it.
+    text_formats: Mapping[str, NumberFormat]
     epoch: datetime
     is_calculated: bool
 
@@ -136,7 +140,8 @@ class Workbook:
         is_1904 = any(_is_true(element.get("date1904")) for element in _all(root, "workbookPr"))
         # Programs that do not calculate ask Excel to do so; what they write beside formulas is no result.
         is_calculated = not any(_is_true(element.get("fullCalcOnLoad")) for element in _all(root, "calcPr"))
-        return _Context(strings, formats, _EPOCH_1904 if is_1904 else _EPOCH, is_calculated)
+        text_formats = {str(style): look for style, look in enumerate(formats) if look.text_section is not None}
+        return _Context(strings, formats, text_formats, _EPOCH_1904 if is_1904 else _EPOCH, is_calculated)
 
     def _related(self, part: str, kind: str) -> dict[str, str]:
         """Return the parts that a part refers to as this kind, by the reference's id."""
@@ -278,6 +283,8 @@ class _Worksheet:
 
     def _end_cell(self) -> None:
         if (cell := self._cell()) != "":
+            if self._column in self._cells:
+                raise DamagedError(f"row {self._number} has a cell twice")
             self._cells[self._column] = cell
 
     def _start_value(self, _: dict[str, str]) -> None:
@@ -313,9 +320,9 @@ class _Worksheet:
             return Cell(f"={''.join(formula)}", Kind.FORMULA)
         match kind:
             case "s":
-                return self._context.strings[int(value)] if value else ""
+                return self._seen(self._context.strings[int(value)]) if value else ""
             case "str" | "inlineStr":
-                return _unescaped(value)
+                return self._seen(_unescaped(value))
             case "b" if value:
                 text = "TRUE" if _is_true(value) else "FALSE"
                 return Cell(text, Kind.BOOLEAN, is_idle=text == "FALSE")
@@ -325,16 +332,32 @@ class _Worksheet:
                 return Cell(time_text(datetime.fromisoformat(value)) if "T" in value else value, Kind.DATE)
         return self._number_cell(value, is_formula=formula is not None) if value else ""
 
+    def _seen(self, text: str) -> str:
+        formats = self._context.text_formats
+        look = formats.get(self._attributes.get("s", "0")) if formats and text else None
+        return look.shown_text(text) if look else text
+
     def _number_cell(self, value: str, *, is_formula: bool) -> str:
         style = int(self._attributes.get("s", 0))
         formats = self._context.formats
         look = formats[style] if style < len(formats) else NumberFormat(GENERAL)
-        if look.is_date and (moment := self._moment(float(value))):
-            return Cell(moment, Kind.DATE)
+        if not math.isfinite(float(value)):
+            return Cell(value, Kind.ERROR)
+        if look.is_date:
+            return self._date_cell(float(value), look, is_formula=is_formula)
         text = value if _WHOLE.fullmatch(value) else number_text(float(value))
         return number_cell(text, look.shown(text), is_idle=is_formula and text == "0")
 
+    def _date_cell(self, days: float, look: NumberFormat, *, is_formula: bool) -> Cell:
+        if look.is_time and days >= 0:
+            text = clock_text(days if look.is_elapsed else days % 1)
+        else:
+            text = self._moment(days) or number_text(days)
+        return Cell(text, Kind.DATE, is_idle=is_formula and days == 0)
+
     def _moment(self, days: float) -> str | None:
+        if self._context.epoch == _EPOCH and _NO_DAY_OF_1900 <= days < _FIRST_MARCH_1900:
+            return None
         is_too_many = self._context.epoch == _EPOCH and 1 <= days < _FIRST_MARCH_1900
         return moment_text(days + is_too_many, self._context.epoch)
 
@@ -342,7 +365,10 @@ class _Worksheet:
 def _formats(styles: ElementTree.Element) -> list[NumberFormat]:
     """Return the number format of each style that cells refer to by number."""
     codes = {
-        element.attrib["numFmtId"]: NumberFormat(element.attrib["formatCode"]) for element in _all(styles, "numFmt")
+        element.attrib["numFmtId"]: NumberFormat(element.attrib["formatCode"])
+        # The formats of conditions have numbers of their own.
+        for group in _all(styles, "numFmts")
+        for element in _all(group, "numFmt")
     }
     used = [cell.get("numFmtId", "0") for group in _all(styles, "cellXfs") for cell in _all(group, "xf")]
     return [codes.get(number) or built_in(int(number)) for number in used]
