@@ -250,7 +250,9 @@ def test_a_name_in_google_sheets_is_what_people_see(tmp_path: Path, cell: object
     assert [rows[0][0] if rows else rejected[2]] == [loaded]
 
 
-@pytest.mark.parametrize("shown", ["1-Mar", "31-Dec", "Mar-26", "1.23E+11", "5E+10", "TRUE", "FALSE"])
+@pytest.mark.parametrize(
+    "shown", ["1-Mar", "31-Dec", "Mar-26", "01-Mar", "1-Sept", "1.23E+11", "5E+10", "TRUE", "FALSE", "WAHR", "FAUX"]
+)
 def test_what_excel_made_of_a_name_before_it_wrote_csv_is_rejected(tmp_path: Path, shown: str) -> None:
     source = csv_file(tmp_path, ",".join(HEADER) + f"\n{shown},Husk,P1,,,\nS1,{shown},P1,,,\nS1,H,{shown},{shown},,\n")
     assert load(source) == (
@@ -573,6 +575,12 @@ def test_nothing_of_a_row_that_was_cut_is_loaded(tmp_path: Path, mark: str, end:
             assert rejected == {}
 
 
+@pytest.mark.parametrize("lines", ["Name;Code\nS1;P1\n", "Name\tCode\nS1\tP1\n", "sep=,\nName,Code\nS1,P1\n"])
+def test_other_separators_are_named(tmp_path: Path, lines: str) -> None:
+    with pytest.raises(ExtractError, match="has other separators than commas"):
+        load(csv_file(tmp_path, lines))
+
+
 def test_a_last_row_without_a_line_end_is_whole_if_it_has_all_cells(tmp_path: Path) -> None:
     """As Google Sheets and many editors write it (RFC 4180)."""
     rows, rejected = load(csv_file(tmp_path, ",".join(HEADER) + "\r\nS1,Husk,P1,Yolo,2024-10-31,5"))
@@ -775,6 +783,14 @@ def test_a_cell_that_is_there_twice_is_not_guessed(tmp_path: Path) -> None:
     edit(source.path, {PAGE: lambda part: part.replace(b"<v>7</v></c>", b'<v>7</v></c><c r="A2"><v>8</v></c>')})
     with pytest.raises(ExtractError, match="row 2 has a cell twice"):
         load(source)
+
+
+@pytest.mark.parametrize(
+    ("typed", "year"), [("10/31/29", 2029), ("10/31/30", 1930), ("31-Oct-69", 1969), ("10/31/70", 1970)]
+)
+def test_a_year_of_two_digits_is_the_one_that_spreadsheets_take_it_for(tmp_path: Path, typed: str, year: int) -> None:
+    rows, _ = load(csv_file(tmp_path, ",".join(HEADER) + f"\nS1,Husk,P1,,{typed},\n"))
+    assert rows[0][4] == dt.date(year, 10, 31)
 
 
 def test_the_date_system_of_old_macs_is_known(tmp_path: Path) -> None:

@@ -53,11 +53,16 @@ _LOADING_WORDS = (
 _LOADING = rf"(?i)^({'|'.join(_LOADING_WORDS)}) ?(\.\.\.|…)$"
 # Control characters, also those of bytes in a wrong code page, and the replacement character for others.
 _NO_TEXT = r"[\x00-\x08\x0e-\x1f\x7f-\x9f\x{FFFD}]"
+_TRUTH_VALUES = (
+    *("TRUE", "FALSE", "WAHR", "FALSCH", "VRAI", "FAUX", "VERDADERO", "FALSO", "VERDADEIRO", "VERO", "WAAR", "ONWAAR"),
+    *("SANT", "FALSKT", "FALSK", "USANN", "TOSI", "EPÄTOSI", "PRAWDA", "FAŁSZ", "PRAVDA", "NEPRAVDA"),
+    *("IGAZ", "HAMIS", "DOĞRU", "YANLIŞ", "ИСТИНА", "ЛОЖЬ", "ІСТИНА"),
+)
 # What spreadsheets show after they took a text for a date, a number or a truth value: MAR-1, 5E10, true.
 _CONVERTED = (
-    r"^(([1-9]|[12][0-9]|3[01])-(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
-    r"|(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-[0-9]{2}"
-    r"|-?[0-9](\.[0-9]+)?E[+-][0-9]{2,3}|TRUE|FALSE)$"
+    r"^((0?[1-9]|[12][0-9]|3[01])-(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
+    r"|(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)-[0-9]{2}"
+    rf"|-?[0-9]([.,][0-9]+)?E[+-][0-9]{{2,3}}|{'|'.join(_TRUTH_VALUES)})$"
 )
 # Not \d: it matches the digits of every script, which PostgreSQL does not accept.
 _NUMBER = r"^[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
@@ -73,6 +78,8 @@ _DATES = {
     rf"^[0-9]{{1,2}} {_MONTH} [0-9]{{4}}$": "%d %B %Y",
     rf"^{_MONTH} [0-9]{{1,2}}, [0-9]{{4}}$": "%B %d, %Y",
 }
+# Spreadsheets take 29 for 2029, and 30 for 1930; chrono takes 69 for 2069.
+_YEAR_OF_THE_1900S = rf"^([0-9]{{1,2}}(?:/[0-9]{{1,2}}/|-{_MONTH}-))([3-6][0-9])$"
 
 
 def _check(passes: Callable[[pl.Expr], pl.Expr], error: str) -> pa.Check:
@@ -294,6 +301,7 @@ def _ascii_minus(cell: pl.Expr) -> pl.Expr:
 def _as_date(cell: pl.Expr) -> pl.Expr:
     # A workbook's dates include a time of day.
     text = cell.str.replace(r"^(\d{4}-\d{2}-\d{2})[T ]00:00:00$", "$1")
+    text = text.str.replace(_YEAR_OF_THE_1900S, "${1}19$2")
     return pl.coalesce(
         pl.when(text.str.contains(pattern)).then(text.str.to_date(form, strict=False))
         for pattern, form in _DATES.items()

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,11 @@ class CsvFolder(Source):
                 raise ExtractError(f"{what} is empty: not even a header is there. Export it again as CSV UTF-8")
             if any("\0" in name for name in header):
                 raise ExtractError(f"{what} holds NUL characters, as UTF-16 does. Export it again as CSV UTF-8")
+            if header[:1] and (header[0].startswith("sep=") or (len(header) == 1 and re.search("[;\t]", header[0]))):
+                raise ExtractError(
+                    f"{what} has other separators than commas, as Excel writes where the decimal comma is usual. "
+                    "Save all worksheets as Excel Workbook (.xlsx), or export this one with commas"
+                )
             size = os.fstat(content.fileno()).st_size
             yield Worksheet(sheet, worksheet, str(path), header, rows, lambda: content.tell() / size)
 
