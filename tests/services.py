@@ -14,11 +14,16 @@ JOURNAL = " ".join(f"--unit '{service['unit']}'" for service in SERVICES)
 
 
 def units(*kinds: str, **wanted: str) -> list[str]:
-    """Return the names, without suffix, of the units of these kinds (default: all) with the given attributes."""
+    """Return the names, without suffix, of the units of these kinds (default: all) with the given attributes.
+
+    Without services that run only where an inventory wants them.
+    """
     return [
         service["unit"].removesuffix(".service")
         for service in SERVICES
-        if (not kinds or service["kind"] in kinds) and wanted.items() <= service.items()
+        if (not kinds or service["kind"] in kinds)
+        and wanted.items() <= service.items()
+        and not (service["kind"] == "service" and "wanted" in service)
     ]
 
 

@@ -3,18 +3,21 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from roles.backup.files.recovery.__main__ import differences
+from roles.backup.files.recovery.__main__ import advice, differences, has_failed_since
 from roles.backup.files.recovery.aside import restore_options, why_it_ended
 from roles.backup.files.recovery.drill import Counted, compare, read_verification
-from roles.backup.files.recovery.host import RecoveryError
+from roles.backup.files.recovery.host import MOUNTED, WANTED, RecoveryError, mount_point
+from roles.backup.files.recovery.receiver import received, remove_archived, restore_option
 from roles.backup.files.recovery.repository import (
     Backup,
+    Repository,
     Segment,
     gaps,
     number_of,
@@ -355,3 +358,61 @@ def test_what_there_is_is_shown() -> None:
     ]
     assert "failed: no room" in "".join(lines)
     assert "Proven last    never" in lines
+
+
+@pytest.mark.parametrize(
+    ("path", "mounted", "wanted"),
+    [
+        ("/mnt/my backups/biocirv", "/", "/mnt/my backups"),
+        ("/srv/biocirv", "/srv", ""),
+        ("/var/lib/pgbackrest", "/", ""),
+    ],
+)
+def test_a_directory_is_on_the_file_system_that_is_mounted_closest(
+    path: str, mounted: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mountinfo").write_text(
+        "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:2 / /srv rw - ext4 /dev/b rw\n3 1 8:3 / /sr rw - ext4 /dev/c rw\n"
+    )
+    (tmp_path / "fstab").write_text(
+        "# A comment\n/dev/a / ext4\n\n/dev/d /mnt/my\\040backups ext4 nofail\n/dev/e none swap\n"
+    )
+    tables = {MOUNTED: tmp_path / "mountinfo", WANTED: tmp_path / "fstab"}
+    monkeypatch.setattr("roles.backup.files.recovery.host.Path", lambda name: tables.get(name, Path(name)))
+    assert (mount_point(path), mount_point(path, WANTED)) == (mounted, wanted)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        (1, "missing stanza path", "make start-services"),
+        (99, "[CryptoError] unable to flush", "another backup_passphrase"),
+        (99, "[CryptoError] unable to verify certificate presented by 's3:443'", "storage-ca-file"),
+        (99, "[HostConnectError] unable to connect to 's3:443'", "the host reaches it"),
+    ],
+)
+def test_what_to_do_about_a_repository_follows_from_what_it_says(code: int, message: str, expected: str) -> None:
+    assert expected in advice(Repository(1, code, message, ""))
+
+
+def test_after_a_failed_drill_a_full_backup_is_due_once() -> None:
+    drilled = {"succeeded": False, "finished": minutes(5).isoformat()}
+    assert has_failed_since(drilled, minutes(4))
+    assert not has_failed_since(drilled, minutes(6))
+    assert not has_failed_since({**drilled, "succeeded": True}, minutes(4))
+    assert not has_failed_since({}, minutes(4))
+
+
+def test_what_was_received_and_is_not_archived_is_restored(tmp_path: Path) -> None:
+    names = [f"00000001000000000000000{number}" for number in "123"]
+    for name in (*names[:2], f"{names[2]}.partial", "00000001.history"):
+        (tmp_path / name).touch()
+    assert received(tmp_path) == names
+    living = SimpleNamespace(archiver=lambda: {"archived": names[0]})
+    remove_archived(tmp_path, living)  # type: ignore[arg-type]
+    assert received(tmp_path) == names[1:]
+    own = SimpleNamespace(wal_directory=str(tmp_path), stanza="biocirv")
+    (option,) = restore_option(own)  # type: ignore[arg-type]
+    assert option.startswith("--recovery-option=restore_command=pgbackrest --stanza=biocirv archive-get %f")
+    assert option.index(f'cp "{tmp_path}/%f" "%p"') < option.index(f'cp "{tmp_path}/%f.partial" "%p"')
+    assert restore_option(SimpleNamespace(wal_directory="")) == []  # type: ignore[arg-type]

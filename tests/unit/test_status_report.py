@@ -165,8 +165,8 @@ MAKE = "INVENTORY=inventory/mine`"
         ((*ONE, "backups", "problem"), "no configuration", "The backups on one cannot be asked: no configuration"),
         (
             (*ONE, "backups", "repositories", 0),
-            {**BACKUPS["repositories"][0], "usable": False, "message": "key is wrong"},
-            "The backup repository /var/lib/pgbackrest cannot be used: key is wrong",
+            {**BACKUPS["repositories"][0], "usable": False, "message": "key is wrong", "advice": "Put it back"},
+            "The backup repository /var/lib/pgbackrest cannot be used: key is wrong. Put it back. PostgreSQL keeps its",
         ),
         (
             (*ONE, "backups", "repositories", 0, "is_of_other_cluster"),

@@ -128,7 +128,9 @@ def _backup_problems(backups: dict[str, Any], now: datetime, asked: dict[str, An
                 "the new one by backup_stanza"
             )
         elif not repository["usable"] or repository.get("problem"):
-            yield f"{name} cannot be used: {repository.get('problem') or repository['message']}"
+            said = (repository.get("problem") or repository["message"], repository.get("advice"))
+            why = ". ".join(text.rstrip(".") for text in said if text)
+            yield f"{name} cannot be used: {why}. PostgreSQL keeps its WAL on its own disk until it is archived"
         own = [each for each in backups["backups"] if each["repository"] == repository["number"]]
         if not own and repository["usable"] and not backups["backup_runs"]:
             yield f"{name} has no base backup, so that nothing can be restored: {base} makes one"
@@ -149,7 +151,7 @@ def _backup_problems(backups: dict[str, Any], now: datetime, asked: dict[str, An
     if drill and not drill["succeeded"]:
         yield (
             f"The last drill, {_time(drill['finished'])}, failed to restore what it should: {drill['problems'][0]} "
-            f"{show} shows all; `make restore-drill{arguments}` does it again"
+            f"{show} shows all; {base} begins anew with a full one, and `make restore-drill{arguments}` restores that"
         )
     proven = (drill or {}).get("proven") or min((each["finished"] for each in backups["backups"]), default="")
     if proven and now - datetime.fromisoformat(proven) > PROVEN:

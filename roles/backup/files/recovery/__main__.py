@@ -8,19 +8,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .aside import ROOM, check_room, restore_options, restored
 from .cluster import Cluster
 from .drill import PATIENCE, drill, read_result
-from .host import RecoveryError, Settings, alone, run, settings, shown
-from .repository import Backup, Repositories, Segment, gaps, line_to
+from .host import WANTED, RecoveryError, Settings, alone, mount_point, run, settings, shown
+from .receiver import SLOT, UNIT, receive, restore_option
+from .repository import NAME, UNPREPARED, Backup, Repositories, Repository, Segment, gaps, line_to, number_of
 from .target import Route, Target, check_name, find_route, read_target
 
 POINTS = "points.json"
+# In the message of a repository whose files cannot be decrypted.
+WRONG_KEY = re.compile("CryptoError|FormatError|cipher", re.IGNORECASE)
+# Where the file system of each repository was mounted when it was prepared, by directory.
+MOUNTS = "mounts.json"
 
 
 def main() -> None:
@@ -31,6 +38,7 @@ def main() -> None:
     commands.add_parser("lacks", help="print what a converge has to do")
     commands.add_parser("backup", help="make a base backup in each repository: a full one when it is time")
     commands.add_parser("state", help="print backups, archive, archiver and drill")
+    commands.add_parser("receive", help="receive WAL as it is written, until PostgreSQL ends")
     commands.add_parser("drill", help="restore aside, check and compare")
     point = commands.add_parser("point", help="make a restore point")
     point.add_argument("name")
@@ -56,12 +64,17 @@ def run_command(arguments: argparse.Namespace, own: Settings) -> int:
     if arguments.command == "prepare":
         # With a lock of its own: while an archiver fails, it holds the common one most of the time.
         print(Repositories(own).pgbackrest("stanza-create", f"--lock-path={own.state}/stanza"), end="")
+        if not own.wal_directory and _has_slot(own):
+            Cluster(own.port).drop_slot(SLOT)
+        _write(own, MOUNTS, {path: mount_point(path) for path in own.directories})
         return 0
     if arguments.command == "lacks":
         print("\n".join(lacks(own)))
         return 0
     if arguments.command == "backup":
         return backup(own)
+    if arguments.command == "receive":
+        receive(own)
     if arguments.command == "drill":
         result = drill(own)
         rows = sum(table["rows"] for table in result["tables"])
@@ -74,20 +87,52 @@ def run_command(arguments: argparse.Namespace, own: Settings) -> int:
 
 
 def lacks(own: Settings) -> list[str]:
-    """Return what is missing on this host: directories, each with its path, `timers`, `stanza`, and `backup`."""
-    directories = [own.state, *(each["directory"] for each in own.repositories if each["directory"])]
-    missing = [f"directory {path}" for path in directories if not os.access(path, os.W_OK)]
+    """Return what is missing on this host.
+
+    `unmounted` with what is said of a disk, which has to be mounted first; `directory` with a path; `timers`, `stanza`,
+    `backup`, and `receiver` where one is left that is not wanted.
+    """
+    if unmounted := [f"unmounted {why}" for why in map(partial(not_mounted, own), own.directories) if why]:
+        return unmounted
+    missing = [f"directory {path}" for path in (own.state, *own.directories) if not os.access(path, os.W_OK)]
     if not _are_scheduled(own.timers):
         missing.append("timers")
+    if not own.wal_directory and (UNIT.exists() or _has_slot(own)):
+        missing.append("receiver")
     try:
         states, backups = Repositories(own).info()
     except RecoveryError:
         # No repository knows the stanza, or the configuration is refused: creating the stanza says why.
         return [*missing, "stanza"]
-    if any(each.code in (1, 3) for each in states):
+    if any(each.code in UNPREPARED for each in states):
         missing.append("stanza")
-    having = {backup.repository for backup in backups}
-    return [*missing, *(["backup"] if any(each.number not in having for each in states) else [])]
+    usable = {each.number for each in states if each.usable}
+    return [*missing, *(["backup"] if any(_lacks_backup(own, number, backups) for number in usable) else [])]
+
+
+def _has_slot(own: Settings) -> bool:
+    """Return whether PostgreSQL holds WAL back for a receiver."""
+    living = Cluster(own.port)
+    return living.answers() and living.slot(SLOT) != ""
+
+
+def _lacks_backup(own: Settings, number: int, backups: list[Backup]) -> bool:
+    """Return whether a repository has no backup, or none since its archive has lacked WAL."""
+    mine = [backup for backup in backups if backup.repository == number]
+    living = Cluster(own.port)
+    archived = living.archiver()["archived"] if living.answers() else ""
+    return not mine or any(not gap["end"] for gap in _archive(Repositories(own), number, mine, archived)["gaps"])
+
+
+def not_mounted(own: Settings, directory: str) -> str:
+    """Return what is said of a repository's directory whose disk is not mounted; empty: it is."""
+    wanted = _read(own, MOUNTS).get(directory) or mount_point(directory, WANTED)
+    if not wanted or mount_point(wanted) == wanted:
+        return ""
+    return (
+        f"The disk of {directory}, for backups, is not mounted at {wanted}: mount it. If it is to be a "
+        f"directory of another disk from now on, remove {own.state}/{MOUNTS} before the next converge."
+    )
 
 
 def _are_scheduled(timers: list[str]) -> bool:
@@ -109,6 +154,8 @@ def backup(own: Settings) -> int:
         for each in states:
             fulls = [one.started for one in backups if one.repository == each.number and one.kind == "full"]
             due = not fulls or datetime.now(UTC) - fulls[-1] > timedelta(days=own.full_days) - timedelta(hours=1)
+            # What a drill could not restore may be damaged in the full backup, which the others are based on.
+            due = due or has_failed_since(read_result(own), fulls[-1])
             options = (f"--repo={each.number}", f"--type={'full' if due else 'incr'}", "--log-level-console=info")
             try:
                 print(repositories.pgbackrest("backup", *options), end="", flush=True)
@@ -118,11 +165,27 @@ def backup(own: Settings) -> int:
     return failed
 
 
+def has_failed_since(drilled: dict[str, Any], moment: datetime) -> bool:
+    """Return whether the last drill has failed, after a time."""
+    return bool(drilled) and not drilled["succeeded"] and datetime.fromisoformat(drilled["finished"]) > moment
+
+
 def read_points(own: Settings) -> dict[str, datetime]:
     """Return the times of restore points by their names."""
-    path = Path(own.state) / POINTS
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {name: datetime.fromisoformat(moment) for name, moment in found.items()}
+    return {name: datetime.fromisoformat(moment) for name, moment in _read(own, POINTS).items()}
+
+
+def _read(own: Settings, name: str) -> dict[str, str]:
+    """Return what a file of the state holds; empty where there is none."""
+    path = Path(own.state) / name
+    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _write(own: Settings, name: str, content: dict[str, str]) -> None:
+    path = Path(own.state) / name
+    path.with_suffix(".partial").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".partial").replace(path)
 
 
 def point(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -138,10 +201,7 @@ def _write_points(own: Settings, points: dict[str, datetime]) -> None:
     """Write the restore points that a backup still leads to."""
     _, backups = Repositories(own).info()
     oldest = min((each.finished for each in backups), default=datetime.now(UTC))
-    kept = {name: moment.isoformat() for name, moment in points.items() if moment >= oldest}
-    path = Path(own.state) / POINTS
-    path.with_suffix(".partial").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".partial").replace(path)
+    _write(own, POINTS, {name: moment.isoformat() for name, moment in points.items() if moment >= oldest})
 
 
 def find_way(own: Settings, to: str) -> tuple[Target, Route]:
@@ -150,8 +210,9 @@ def find_way(own: Settings, to: str) -> tuple[Target, Route]:
     target = read_target(to, read_points(own))
     living, repositories = Cluster(own.port), Repositories(own)
     states, backups = repositories.info()
-    # A cluster that was made anew after a loss cannot be archived there.
-    is_archived = living.answers() and living.archiver()["system"] in {each.system for each in states}
+    # A cluster that was made anew after a loss cannot be archived there. Where that fails, what is archived may do.
+    archiver = living.archiver() if living.answers() else {"failing": True}
+    is_archived = not archiver["failing"] and archiver["system"] in {each.system for each in states}
     if is_archived and not (target.time and target.time > now):
         living.mark(f"restore-{now:%Y%m%dT%H%M%SZ}", PATIENCE)
     having = [each.number for each in states if any(one.repository == each.number for one in backups)]
@@ -173,11 +234,13 @@ def find_way(own: Settings, to: str) -> tuple[Target, Route]:
 def find(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what a target means, which backup leads there, and what a restoration in place needs."""
     target, route = find_way(own, arguments.to)
+    received = restore_option(own) if target.time is None else []
     if arguments.in_place:
         check_room(Path(own.data).parent, route.backup.size * ROOM, "A restoration beside the present cluster")
     return {
         **_described(target, route),
-        "options": restore_options(target, route),
+        **({"means": "the last commit that was received"} if received else {}),
+        "options": restore_options(target, route) + received,
         "data": own.data,
         "now": f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
     }
@@ -246,19 +309,33 @@ def state(own: Settings, _: argparse.Namespace) -> dict[str, Any]:
     found["backups"] = [_backup(each) for each in backups]
     for each in states:
         place = own.repositories[each.number - 1]
+        unmounted = not_mounted(own, place["directory"]) if place["directory"] else ""
         mine = [backup for backup in backups if backup.repository == each.number]
         found["repositories"].append(
             {
                 "number": each.number,
                 "place": place["place"],
                 "same_disk": _same_disk(place["directory"], own.data),
-                "usable": each.usable,
+                "usable": each.usable and not unmounted,
                 "is_of_other_cluster": found["archiver"].get("system", each.system) != each.system != "",
-                "message": each.message,
-                **_archive(repositories, each.number, mine),
+                # Of a storage's answer, pgBackRest shows all headers.
+                "message": unmounted or each.message.split(" *** ")[0],
+                "advice": "" if unmounted or each.usable else advice(each),
+                **_archive(repositories, each.number, mine, found["archiver"].get("archived")),
             }
         )
     return found
+
+
+def advice(repository: Repository) -> str:
+    """Return what to do about a repository that cannot be used."""
+    if repository.code in UNPREPARED:
+        return "If it is new, `make start-services` prepares it"
+    if "certificate" in repository.message:
+        return "No authority that the host trusts for it, storage-ca-file, has issued its certificate"
+    if WRONG_KEY.search(repository.message):
+        return "It was made with another backup_passphrase: put that one back, or begin anew in another path"
+    return "See that it is there, and that the host reaches it"
 
 
 def _backup(found: Backup) -> dict[str, Any]:
@@ -273,8 +350,13 @@ def _backup(found: Backup) -> dict[str, Any]:
     }
 
 
-def _archive(repositories: Repositories, number: int, backups: list[Backup]) -> dict[str, Any]:
-    """Return since when and until when the archive of a repository leads, and its gaps."""
+def _archive(
+    repositories: Repositories, number: int, backups: list[Backup], archived: str | None = None
+) -> dict[str, Any]:
+    """Return since when and until when the archive of a repository leads, and its gaps.
+
+    archived: what PostgreSQL has archived last, and no longer has: a repository that lacks it was not there.
+    """
     if not backups:
         return {"since": "", "until": "", "gaps": []}
     try:
@@ -284,6 +366,9 @@ def _archive(repositories: Repositories, number: int, backups: list[Backup]) -> 
         return {"since": "", "until": "", "gaps": [], "problem": str(error)}
     end = max(segments, key=lambda each: (each.archived, each.number), default=None)
     line = line_to(end, segments, histories) if end else []
+    last = number_of(archived) if archived and NAME.fullmatch(archived) else (0, 0)
+    if end and last > (end.number, end.timeline):
+        line.append(Segment(last[0] + 1, last[1], datetime.now(UTC)))
     return {
         "since": backups[0].earliest.isoformat(),
         "until": end.archived.isoformat() if end else "",

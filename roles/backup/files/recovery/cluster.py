@@ -45,6 +45,10 @@ BEGIN; SELECT pg_current_xact_id() \\g /dev/null
 COMMIT;
 SELECT pg_switch_wal() \\g /dev/null
 """
+DROP_SLOT = """
+SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = :'name' AND active;
+SELECT pg_drop_replication_slot(:'name');
+"""
 ARCHIVER = """
 SELECT json_build_object(
   'archived', last_archived_wal, 'archived_at', last_archived_time,
@@ -127,6 +131,23 @@ class Cluster:
         """Return the state of the archiver."""
         found: dict[str, Any] = json.loads(self.ask(ARCHIVER, timeout=10))
         return found
+
+    def timeline(self) -> str:
+        """Return the present timeline, as the names of segments begin."""
+        return self.ask("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)", timeout=10).strip()
+
+    def slot(self, name: str) -> str:
+        """Return whether a replication slot still has all WAL, in PostgreSQL's words; empty: there is no such slot."""
+        query = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = :'name'"
+        return self.ask(query, timeout=10, name=name).strip()
+
+    def make_slot(self, name: str) -> None:
+        """Make a replication slot that holds WAL back from now on."""
+        self.ask("SELECT pg_create_physical_replication_slot(:'name', true)", timeout=10, name=name)
+
+    def drop_slot(self, name: str) -> None:
+        """Drop a replication slot, which ends the connection of its receiver."""
+        self.ask(DROP_SLOT, timeout=30, name=name)
 
     def mark(self, name: str, patience: float) -> Point:
         """Make a restore point and return it when it is archived.

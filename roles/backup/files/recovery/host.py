@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 SETTINGS = Path("/etc/biocirv/recovery.json")
+# Tables of file systems: those that are mounted, and those that are mounted at boot.
+MOUNTED, WANTED = "/proc/self/mountinfo", "/etc/fstab"
 
 
 class RecoveryError(Exception):
     """What was asked for cannot be done; the message says why, and what to do."""
+
+
+class SilentError(RecoveryError):
+    """A program gave no answer in time."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,13 @@ class Settings:
     full_days: float
     # Seconds after which PostgreSQL completes a segment of WAL.
     archive_seconds: int
+    # Directory that WAL is received in as it is written; empty: none is.
+    wal_directory: str
+
+    @property
+    def directories(self) -> list[str]:
+        """Return the directories of this host that hold backups and WAL."""
+        return [path for path in (*(each["directory"] for each in self.repositories), self.wal_directory) if path]
 
 
 def settings() -> Settings:
@@ -55,7 +69,8 @@ def run(*command: str, env: dict[str, str] | None = None, timeout: float | None 
     """Run a program and return its output.
 
     Raises:
-        RecoveryError: it failed, or took longer than `timeout` seconds; the message is what it printed.
+        RecoveryError: it failed; the message is what it printed.
+        SilentError: it took longer than `timeout` seconds.
 
     """
     try:
@@ -71,7 +86,7 @@ def run(*command: str, env: dict[str, str] | None = None, timeout: float | None 
             env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
         )
     except subprocess.TimeoutExpired:
-        raise RecoveryError(f"`{Path(command[0]).name}` gave no answer within {timeout:.0f} s") from None
+        raise SilentError(f"`{Path(command[0]).name}` gave no answer within {timeout:.0f} s") from None
     if done.returncode:
         said = "\n".join(line for line in (done.stderr + done.stdout).splitlines() if line.strip())
         raise RecoveryError(said or f"`{' '.join(command[:2])}` failed with {done.returncode}")
@@ -91,6 +106,21 @@ def wait_until(condition: Callable[[], bool], seconds: float, problem: str) -> N
             raise RecoveryError(problem)
         # PostgreSQL does not tell when it has started or archived a segment: it is asked, which takes some 30 ms.
         time.sleep(0.2)
+
+
+def mount_point(path: str, table: str = MOUNTED) -> str:
+    """Return where the file system is mounted that holds a path, according to a table: MOUNTED or WANTED.
+
+    Of file systems that are mounted at boot, empty: none but the root's.
+    """
+    column = 4 if table == MOUNTED else 1
+    text = Path(table).read_text(encoding="utf-8") if Path(table).is_file() else ""
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    # Spaces and backslashes are written as octal numbers.
+    named = [line[column] for line in lines if line[column:]]
+    points = {re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), name) for name in named}
+    above = [str(each) for each in (Path(path), *Path(path).parents)]
+    return next((each for each in above if each in points and (each != "/" or table == MOUNTED)), "")
 
 
 @contextmanager

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .host import RecoveryError, Settings, run
+from .host import RecoveryError, Settings, SilentError, run
 
 # An archived segment: timeline, and the two halves of its position, in hexadecimal; its digest; its compression.
 SEGMENT = re.compile(r"/([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(?:\.\w+)?$")
+# The name of a segment in PostgreSQL's own words; it archives other files, too.
+NAME = re.compile(r"[0-9A-F]{24}")
 # Segments of 16 MB, of which 256 have the same first half.
 PER_FILE = 256
 SEGMENT_BYTES = 2**24
@@ -24,6 +27,10 @@ Histories = dict[int, list[tuple[int, int]]]
 HISTORY = re.compile(r"(?m)^(\d+)\t([0-9A-F]+)/([0-9A-F]+)\t")
 # Status codes of `pgbackrest info` of a repository that can be used: backups, or none yet.
 USABLE = (0, 2)
+# Of one that holds nothing of this cluster yet.
+UNPREPARED = (1, 3)
+# Seconds to wait for a repository that is asked for what it holds.
+SECONDS = 15
 
 
 @dataclass(frozen=True, order=True)
@@ -186,7 +193,19 @@ class Repositories:
 
     def info(self) -> tuple[list[Repository], list[Backup]]:
         """Return the state of the repositories, and the backups in them, oldest first."""
-        return read_info(self.pgbackrest("info", "--output=json"), self._settings.stanza)
+        numbers = range(1, len(self._settings.repositories) + 1)
+        with ThreadPoolExecutor(len(numbers)) as pool:
+            answers = [*pool.map(self._info, numbers)]
+        backups = sorted((each for _, found in answers for each in found), key=lambda backup: backup.finished)
+        return [each for states, _ in answers for each in states], backups
+
+    def _info(self, number: int) -> tuple[list[Repository], list[Backup]]:
+        # One that is there and does not answer: pgBackRest would try each of its files for as long as it waits for one.
+        try:
+            text = self.pgbackrest("info", "--output=json", f"--repo={number}", timeout=SECONDS)
+        except SilentError:
+            return [Repository(number, 99, f"it gave no answer within {SECONDS} s", "")], []
+        return read_info(text, self._settings.stanza)
 
     def damaged_files(self, backup: Backup) -> list[str]:
         """Return the files, below the data directory, in which a backup found pages with wrong checksums."""
@@ -197,7 +216,7 @@ class Repositories:
         """Return the archived segments of a repository by number."""
         path = f"archive/{self._settings.stanza}"
         # Not the stanza's own option: this command is of the repository.
-        text = run("pgbackrest", "repo-ls", f"--repo={repository}", "--recurse", "--output=json", path)
+        text = run("pgbackrest", "repo-ls", f"--repo={repository}", "--recurse", "--output=json", path, timeout=60)
         return read_archive(text)
 
     def histories(self, repository: int, segments: list[Segment]) -> Histories:
