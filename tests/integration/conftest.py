@@ -15,6 +15,7 @@ import pytest
 from alembic.command import upgrade
 from alembic.config import Config
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
@@ -143,6 +144,8 @@ def _serve(database: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         _wait_until_ready(server, url, log)
         yield url
     finally:
+        # Else Prefect would send its last lines at exit, and try for a minute to reach a server that is gone.
+        APILogHandler().flush()
         # On SIGTERM Prefect sends itself SIGINT, but it inherits SIGINT as ignored if the tests run in the
         # background.
         server.kill()
