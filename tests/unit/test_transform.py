@@ -9,6 +9,7 @@ from pandera.errors import SchemaErrors
 
 from ca_biositing.pipeline.etl.fields import Code, Count, Date, Field, Name, Number, Text
 from ca_biositing.pipeline.etl.transform import clean, fold
+from ca_biositing.pipeline.etl.validate import _nearest
 
 
 @pytest.mark.parametrize(
@@ -165,3 +166,31 @@ def test_a_code_is_in_capitals() -> None:
 
 def test_a_hash_alone_is_no_error() -> None:
     assert value(Text("x"), "#3 bin") == "#3 bin"
+
+
+SAMPLES = [f"bio-ah-{number:03}" for number in range(1, 21)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "keys", "near"),
+    [
+        ("BIO-AH-01", SAMPLES, ["bio-ah-001"]),
+        ("BIO-AH-01", SAMPLES[1:], []),
+        ("BIO-AH-021", SAMPLES, []),
+        *((cell, SAMPLES, ["bio-ah-001"]) for cell in ["BIO AH 001", "BIO_AH_001", "BIOAH001", "BIO-AH-1"]),
+        *(
+            (cell, SAMPLES, ["bio-ah-001"])
+            for cell in ["BIO-AH-0O1", "BIO-AH-O01", "BlO-AH-001", "BIO\u2013AH\u2013001"]
+        ),
+        ("BIO-\u0410H-001", SAMPLES, ["bio-ah-001"]),
+        *((cell, ["exp-001", "exp-002"], ["exp-002"]) for cell in ["EXP-2", "EXP 002", "EXP002"]),
+        ("EXP-1-12", ["exp-11-2"], []),
+        ("EXP-2", ["exp-02", "exp-002"], ["exp-002", "exp-02"]),
+        ("EXP-2", ["exp-02", "exp-002", "exp 2", "exp_2"], []),
+        ("Procesing tomato", ["processing tomato", "almond"], ["processing tomato"]),
+        ("Wheat", ["almond"], []),
+    ],
+)
+def test_the_name_that_looks_the_same_is_suggested(cell: str, keys: list[str], near: list[str]) -> None:
+    """Another number is another sample, however near it is."""
+    assert _nearest(cell, keys) == near

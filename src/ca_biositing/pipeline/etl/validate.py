@@ -1,8 +1,11 @@
 """Validate: separate the rows that can be loaded from the others, with reasons."""
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,8 +24,15 @@ _SHOWN_CHARACTERS = 200
 # The search for the nearest name compares all names, so limit it to some cells and to small tables.
 _MAX_SUGGESTIONS = 50
 _MAX_SUGGESTED_NAMES = 5_000
-# Suggests EXP-017 for EXP-17, but not EXP-018 for EXP-017.
 _NEAR = 0.92
+# Names that are equally near; of more, none is suggested.
+_MAX_ALTERNATIVES = 3
+# Cyrillic letters that look like Latin ones, as in ABEKMHOPCTXYIS; and digits like letters.
+_LOOK_ALIKE = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0445\u0443\u0456\u0455", "abekmhopctxyis"
+)
+_DIGIT_OR_LETTER = str.maketrans("01i", "oll")
+_LEADING_ZEROS = re.compile(r"(?:(?<=[\W_])o|(?<![0-9])0)[0o]*(?=[0-9])")
 
 
 class NamedId(NamedTuple):
@@ -223,9 +233,39 @@ class _Names:
             and len(self._suggestions) < _MAX_SUGGESTIONS
             and len(self._spellings) <= _MAX_SUGGESTED_NAMES
         ):
-            near = get_close_matches(cell.casefold()[:_SHOWN_CHARACTERS], self._spellings, n=1, cutoff=_NEAR)
-            self._suggestions[cell] = f"; did you mean '{self._spellings[near[0]]}'?" if near else ""
+            names = " or ".join(f"'{self._spellings[key]}'" for key in _nearest(cell, [*self._spellings]))
+            self._suggestions[cell] = f"; did you mean {names}?" if names else ""
         return f"is not in {self._table}, where it must be first" + self._suggestions.get(cell, "")
+
+
+def _nearest(name: str, keys: Sequence[str]) -> Sequence[str]:
+    """Return the keys that a name may stand for: those that look like it, or else those that are spelled most like it.
+
+    Another number is another thing: BIO-AH-015 is never suggested for BIO-AH-01.
+    """
+    wanted = name.casefold()[:_SHOWN_CHARACTERS]
+    near = [key for key in keys if _look(key) == _look(wanted)]
+    if not near:
+        alike = [key for key in keys if _numbers(key) == _numbers(wanted)]
+        ratios = {
+            key: SequenceMatcher(None, key, wanted).ratio()
+            for key in get_close_matches(wanted, alike, n=_MAX_ALTERNATIVES + 1, cutoff=_NEAR)
+        }
+        near = [key for key, ratio in ratios.items() if ratio == max(ratios.values())]
+    return sorted(near) if len(near) <= _MAX_ALTERNATIVES else []
+
+
+@lru_cache(maxsize=2 * _MAX_SUGGESTED_NAMES)
+def _look(key: str) -> str:
+    """Return a key without what people overlook: punctuation, leading zeros, and which of 0 and O, or 1, l and I."""
+    text = unicodedata.normalize("NFKC", key).translate(_LOOK_ALIKE)
+    text = re.sub(r"(?<![0-9])[\W_]+|[\W_]+(?![0-9])", "", _LEADING_ZEROS.sub("", text))
+    # Between digits it makes a difference: 1-12 is not 11-2.
+    return re.sub(r"[\W_]+", "-", text).translate(_DIGIT_OR_LETTER)
+
+
+def _numbers(key: str) -> Sequence[str]:
+    return [number.lstrip("0") for number in re.findall("[0-9]+", key)]
 
 
 def _row_problems(frame: pl.DataFrame) -> pl.DataFrame:
