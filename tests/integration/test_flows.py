@@ -498,7 +498,7 @@ def test_one_failing_flow_does_not_stop_the_others(
         state, message = state_of(children[flow])
         assert state == "Failed"
         assert message.startswith(why)
-        assert "Did you mean 'Primary crop'?" in message
+        assert "Rename 'Primary crop' to 'Primary_crop' in the header, row 1" in message
     for flow in ("analysis_type", "experiment", "observation"):
         assert children[flow].state_name == "Completed"
     assert query(migrated_database, "SELECT count(*) FROM primary_product") == [(0,)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openpyxl import Workbook
+from openpyxl import Workbook, load_workbook
 from openpyxl.cell import Cell
 
 from ca_biositing.pipeline.check import main
@@ -177,8 +177,53 @@ def test_a_workbook_is_checked_too(folder: Path, capsys: pytest.CaptureFixture[s
     code, lines = check(capsys, folder)
 
     assert code == 1
-    assert lines[lines.index("Other") + 1] == "  Budget is read by no flow that could run"
-    assert "  Notes              is read by no flow that could run" in lines
+    assert lines[lines.index("Other") + 1] == "  Budget is not read; see below"
+    assert "  Notes              is not read; see below" in lines
+    assert lines[-3:-1] == [
+        f"Not read: worksheet 'Notes' of sheet '{SHEET}': no flow reads a worksheet of that name",
+        "Not read: worksheet 'Budget' of sheet 'Other': no flow reads a sheet of that name",
+    ]
+
+
+@pytest.mark.parametrize("what", ["worksheet", "sheet", "other columns"])
+def test_a_worksheet_that_is_named_wrong_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """It has the columns of a flow, beside the right worksheets or in another workbook."""
+    write_workbook(tmp_path / f"{SHEET}.xlsx", {})
+    book = Workbook()
+    page = book.worksheets[0]
+    if what == "sheet":
+        page.title = ULTIMATE
+        path = tmp_path / "Field data 2026.xlsx"
+        place = f"worksheet '{ULTIMATE}' of sheet 'Field data 2026'"
+    else:
+        book = load_workbook(tmp_path / f"{SHEET}.xlsx")
+        page = book.create_sheet("03.2 Ultimate")
+        path = tmp_path / f"{SHEET}.xlsx"
+        place = f"worksheet '03.2 Ultimate' of sheet '{SHEET}'"
+    page.append(HEADER.strip().split(",") if what != "other columns" else ["Sample_name", "Remark"])
+    book.save(path)
+
+    code, lines = check(capsys, tmp_path)
+
+    (line,) = [line for line in lines if line.startswith("Not read: ")]
+    assert line.startswith(f"Not read: {place}: ")
+    assert ("it has the columns of observation, which reads the worksheet '03.1-name'" in line) == (code == 1)
+    assert code == (what != "other columns")
+    assert lines[-1] == "Every row of the other worksheets would be loaded."
+    assert check(capsys, tmp_path, "--as-flows", ETL_SOURCE_DIRECTORY=str(tmp_path))[0] == 0
+    said = json.loads("\n".join(check(capsys, tmp_path, "--format", "json")[1]))
+    assert [each["is_misnamed"] for each in said["unread"]] == [code == 1]
+    assert "the worksheet is not read" in check(capsys, tmp_path, "--format", "csv")[1][-1]
+
+
+def test_rows_of_flows_that_refer_to_one_that_could_not_run_are_not_said_to_be_right(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / SHEET / "03.0-Experiments.csv").unlink()
+    lines = check(capsys, folder)[1]
+    assert any(line.startswith("References to experiment were not checked, because") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +253,23 @@ def test_what_keeps_flows_from_running_sets_the_exit_code(
 
     assert code == 1
     assert len([line for line in lines if reason in line and "could not run" in line]) == 1
-    assert lines[-1].startswith(f"{flows} could not run: {reason}")
+    assert any(line.startswith(f"{flows} could not run: {reason}") for line in lines)
     assert any(line.startswith("  field_sample, 01-BasicSampleInfo: 1 of 60") for line in lines) == (
         "field_sample" not in flows
     )
+
+
+def test_what_is_to_be_renamed_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / SHEET / "03.2-Ultimate.csv").unlink()
+    (folder / SHEET / "03.1-Proximate.csv").rename(folder / SHEET / "03.1 Proximate.csv")
+    path = folder / SHEET / "01-BasicSampleInfo.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("Sample_name", "Sample_Name", 1), encoding="utf-8")
+
+    text = "\n".join(check(capsys, folder)[1])
+
+    assert "Rename 'Sample_Name' to 'Sample_name' in the header, row 1" in text
+    assert f"Sheet '{SHEET}' has no worksheet such as '03.1-name' (the pattern is 03.[1-9]*-*). Present: " in text
+    assert "Rename '03.1 Proximate', if it is that one, to '03.1-name'" in text
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +337,7 @@ def test_sheets_without_a_mistake_are_said_to_be_right(tmp_path: Path, capsys: p
     code, lines = check(capsys, tmp_path / "Field data.xlsx")
     assert code == 0
     assert lines[-1] == "Every row would be loaded."
-    assert f"Flows read this workbook only under its sheet's name: rename it to {SHEET}.xlsx." in lines
+    assert f"Flows read this workbook only under its sheet's name: rename 'Field data.xlsx' to '{SHEET}.xlsx'." in lines
 
 
 def test_a_google_sheet_is_checked_by_its_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,7 +408,7 @@ def test_sheets_that_are_to_be_moved_are_judged_at_their_future_place(
     (folder / SHEET / "03.0-Experiments.csv").unlink()
     code, lines = check(capsys, "--as-flows", "--at", "/srv/later", folder, ETL_SOURCE_DIRECTORY="/srv/later")
     assert code == 1
-    assert lines[-1].startswith("analysis_type, experiment could not run: ")
+    assert any(line.startswith("analysis_type, experiment could not run: ") for line in lines)
     assert not any(str(folder) in line for line in lines)
 
 

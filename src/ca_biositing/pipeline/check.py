@@ -4,7 +4,8 @@
 and prints each worksheet, the accounting of a load into an empty database, and each cell that keeps a row from being
 loaded. Names that cells refer to are looked for in the worksheets; a name that only the database has counts as missing.
 
-Exit codes: 0 every row would be loaded, 1 a row would be rejected or a flow could not run, 2 wrong arguments.
+Exit codes: 0 every row would be loaded, 1 a row would be rejected, a flow could not run, or a worksheet has the columns
+of a flow and a name that no flow reads, 2 wrong arguments.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from sqlalchemy import Numeric
 from ca_biositing.datamodels.database import SettingsError
 from ca_biositing.datamodels.models import NamedRecord
 from ca_biositing.pipeline.etl.dataset import Dataset
-from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, worksheets
+from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, header_problems, worksheets
 from ca_biositing.pipeline.etl.fields import Reference
 from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit, check_limits, limit_from_environment
 from ca_biositing.pipeline.etl.validate import NamedId, Validator
@@ -93,6 +94,20 @@ class Accounting:
     rejected: int
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A worksheet that no flow would read, and why; ``is_misnamed`` if it has all columns of a flow."""
+
+    sheet: str
+    worksheet: str
+    reason: str
+    is_misnamed: bool = False
+
+    def __str__(self) -> str:
+        """Return it as a line of text."""
+        return f"Not read: worksheet '{self.worksheet}' of sheet '{self.sheet}': {self.reason}"
+
+
 @dataclass
 class Report:
     """What a load of all flows would come to. ``failures`` has the flows that could not run, by the reason."""
@@ -100,6 +115,9 @@ class Report:
     accounting: list[Accounting] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     failures: dict[str, list[str]] = field(default_factory=dict)
+    unread: list[Unread] = field(default_factory=list)
+    # The tables whose flow could not run, although cells of the worksheets refer to them.
+    unchecked: set[str] = field(default_factory=set)
 
     @property
     def problems(self) -> list[Problem]:
@@ -177,6 +195,7 @@ def check_all(
             continue
         report.accounting.append(accounting)
         report.findings += findings
+        report.unchecked |= {model.__tablename__ for model in _references(dataset) if model not in names}
         limit = limits.get(dataset.name)
         if limit and limit.is_exceeded(accounting.read, accounting.rejected):
             reason = (
@@ -192,8 +211,8 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     parser = argparse.ArgumentParser(
         prog="python -m ca_biositing.pipeline.check",
         description="Check sheets as a load would, without a database.",
-        epilog="Exit codes: 0 every row would be loaded, 1 a row would be rejected or a flow could not run, 2 wrong "
-        "arguments.",
+        epilog="Exit codes: 0 every row would be loaded, 1 a row would be rejected, a flow could not run, or a "
+        "worksheet has the columns of a flow and a name that no flow reads, 2 wrong arguments.",
     )
     parser.add_argument(
         "sheets",
@@ -224,6 +243,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         source, sheets, notes = _source(given.sheets, checked, environment)
         with _progress() as on_progress:
             report = check_all(source, checked, limits, on_progress)
+        report.unread = list(_unread(source, sheets, checked, report))
     except (ExtractError, SettingsError) as error:
         notes, report.failures = [str(error)], {str(error): []}
     if given.as_flows and (other := _other_source(at, environment)):
@@ -232,7 +252,8 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     output = {"text": _as_text, "csv": _as_csv, "json": _as_json}[given.format](report, source, sheets, notes)
     text = "\n".join(output).replace(given.sheets, str(at))
     print(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text) if given.format == "text" else text)
-    return 1 if report.failures or (report.problems and not given.as_flows) else 0
+    is_wrong = report.problems or any(each.is_misnamed for each in report.unread)
+    return 1 if report.failures or (is_wrong and not given.as_flows) else 0
 
 
 def _source(
@@ -249,13 +270,46 @@ def _source(
         return GoogleSheets(google.credentials_path, google.api_url, sheet_id=found[1]), wanted, []
     if path.suffix.lower() in WORKBOOK_SUFFIXES and not path.is_dir():
         named = [name for name in wanted if name == path.stem]
-        titles = " or ".join(f"{name}{path.suffix.lower()}" for name in wanted)
-        note = f"Flows read this workbook only under its sheet's name: rename it to {titles}."
+        titles = "' or '".join(f"{name}{path.suffix.lower()}" for name in wanted)
+        note = f"Flows read this workbook only under its sheet's name: rename '{path.name}' to '{titles}'."
         return WorkbookFile(path), named or wanted, [] if named else [note]
     # Flows read only the kind of file that the environment names; of Google there is nothing in a folder.
     kind = environment.get("ETL_SOURCE", "").replace("google", "")
     source = source_from_environment({"ETL_SOURCE": kind, "ETL_SOURCE_DIRECTORY": sheets})
     return source, Folder(path).sheets(), []
+
+
+def _unread(source: Source, sheets: Sequence[str], checked: Sequence[Dataset], report: Report) -> Iterator[Unread]:
+    """Return the worksheets that no flow would read."""
+    read = {(finding.sheet, finding.worksheet) for finding in report.findings}
+    for sheet in sheets:
+        try:
+            names = [name for name in source.worksheets(sheet) if (sheet, name) not in read]
+        except ExtractError:  # the list of worksheets says so
+            continue
+        for name in names:
+            if flows := [each.name for each in checked if each.sheet == sheet and each.is_named(name)]:
+                yield Unread(sheet, name, f"{', '.join(sorted(flows))} could not run")
+            elif found := _alike(source, sheet, name, checked):
+                where, what = ("", "it") if sheet == found.sheet else (f" of sheet '{found.sheet}'", "the sheet")
+                reason = (
+                    f"it has the columns of {found.name}, which reads the worksheet {found.such_as}{where}; "
+                    f"rename {what}, or delete it if it is not to be loaded"
+                )
+                yield Unread(sheet, name, reason, is_misnamed=True)
+            else:
+                known = sheet in {each.sheet for each in checked}
+                yield Unread(sheet, name, f"no flow reads a {'worksheet' if known else 'sheet'} of that name")
+
+
+def _alike(source: Source, sheet: str, worksheet: str, checked: Sequence[Dataset]) -> Dataset | None:
+    """Return the dataset whose columns a worksheet has. One column alone, such as a list of crops has, says nothing."""
+    try:
+        with source.open(sheet, worksheet) as opened:
+            several = (each for each in checked if len(each.columns) > 1)
+            return next((each for each in several if not header_problems(opened, [*each.columns])), None)
+    except ExtractError:
+        return None
 
 
 def _referenced_first(checked: Sequence[Dataset]) -> list[Dataset]:
@@ -270,7 +324,7 @@ def _referenced_first(checked: Sequence[Dataset]) -> list[Dataset]:
     return ordered
 
 
-def _references(dataset: Dataset) -> set[type]:
+def _references(dataset: Dataset) -> set[type[NamedRecord]]:
     return {field.model for field in dataset.columns.values() if isinstance(field, Reference)}
 
 
@@ -332,11 +386,17 @@ def _as_text(report: Report, source: Source | None, sheets: Sequence[str], notes
     for reason, names in report.failures.items():
         if names:
             yield f"{', '.join(sorted(names))} could not run: {reason}"
+    if report.unchecked:
+        yield (
+            f"References to {', '.join(sorted(report.unchecked))} were not checked, because these flows could not run: "
+            "more rows may be rejected than are counted here."
+        )
+    yield from map(str, report.unread)
     if not report.failures:
         yield (
             "Every flow could run. Names that only the database has count as missing here; a load finds them there."
             if report.problems
-            else "Every row would be loaded."
+            else f"Every row {'of the other worksheets ' if report.unread else ''}would be loaded."
         )
 
 
@@ -361,6 +421,8 @@ def _as_csv(report: Report, _source: Source | None, _sheets: Sequence[str], _not
         writer.writerow(asdict(problem).values())
     for reason, names in report.failures.items():
         writer.writerow([", ".join(sorted(names)), "", "", "", "", "", reason])
+    for each in report.unread:
+        writer.writerow(["", each.sheet, each.worksheet, "", "", "", f"the worksheet is not read: {each.reason}"])
     return iter(lines)
 
 
@@ -369,6 +431,7 @@ def _as_json(report: Report, _source: Source | None, sheets: Sequence[str], note
         "sheets": list(sheets),
         "accounting": [asdict(each) for each in report.accounting],
         "rejected": [asdict(each) for each in report.problems],
+        "unread": [asdict(each) for each in report.unread],
         "failures": [{"flows": sorted(names), "reason": reason} for reason, names in report.failures.items()],
         "notes": list(notes),
     }
@@ -389,14 +452,15 @@ def _worksheets(sheet: str, source: Source, findings: Sequence[Finding]) -> Iter
         )
         most = max((each.rows for each in readers), default=0)
         read = f"{most:>9,} rows, for {', '.join(each.flow for each in readers)}" if readers else ""
-        yield f"  {name:<{width}} {read or 'is read by no flow that could run'}"
+        yield f"  {name:<{width}} {read or 'is not read; see below'}"
     if not names:
         yield "  has no worksheet"
 
 
 def _rejected(findings: Sequence[Finding]) -> Iterator[str]:
     """Return the lines on the rows that would be rejected, by flow and worksheet."""
-    yield f"Rows that flows would reject: {sum(finding.rejected for finding in findings):,}"
+    rows = {(each.sheet, each.worksheet, each.row) for finding in findings for each in finding.problems}
+    yield f"Rows of the worksheets that would be rejected: {len(rows):,}"
     for flow, members in groupby(findings, attrgetter("flow")):
         for finding in members:
             yield f"  {flow}, {finding.worksheet}: {finding.rejected:,} of {finding.rows:,}"

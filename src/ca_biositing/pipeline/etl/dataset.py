@@ -1,5 +1,6 @@
 """The declaration of a flow's data: which worksheets are loaded into which table."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,7 +9,8 @@ from sqlalchemy import Column, Table, UniqueConstraint
 
 from ca_biositing.datamodels.models import Record
 from ca_biositing.pipeline.etl.fields import Field
-from ca_biositing.pipeline.sources import ExtractError, Source, alternatives
+from ca_biositing.pipeline.sources import ExtractError, Source
+from ca_biositing.pipeline.sources.base import nearest, quoted
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,17 @@ class Dataset:
         """Return whether a cell of this kind must not be empty."""
         return not self.table.c[field.column].nullable
 
+    @property
+    def example(self) -> str:
+        """Return a name that the worksheet may have: ``03.1-name`` for the pattern ``03.[1-9]*-*``."""
+        return re.sub(r"\[(.).*?\]\*?|\*", lambda found: found[1] or "name", self.worksheets)
+
+    @property
+    def such_as(self) -> str:
+        """Return the worksheet's name, in quotes; of a pattern, a name that matches it, and the pattern."""
+        pattern = "" if self.is_named(self.worksheets) else f" (the pattern is {self.worksheets})"
+        return f"'{self.example}'{pattern}"
+
     def worksheets_in(self, source: Source) -> Sequence[str]:
         """Return the names of the worksheets that the source has.
 
@@ -85,13 +98,21 @@ class Dataset:
 
         """
         present = source.worksheets(self.sheet)
-        names = [name for name in present if fnmatchcase(name, self.worksheets)]
+        names = [name for name in present if self.is_named(name)]
         if not names:
-            instead = alternatives("worksheet", self.worksheets, present)
-            raise ExtractError(
-                f"Worksheet '{self.worksheets}' of sheet '{self.sheet}' is missing. {instead} Name the worksheet so"
-            )
+            if self.is_named(self.worksheets):
+                what = f"Worksheet '{self.worksheets}' of sheet '{self.sheet}' is missing"
+            else:
+                what = f"Sheet '{self.sheet}' has no worksheet such as {self.such_as}"
+            near = nearest(self.example, present)
+            advice = f"Rename '{near}', if it is that one, to" if near else "Name the worksheet"
+            found = f"Present: {quoted(sorted(present))}" if present else "There is no worksheet at all"
+            raise ExtractError(f"{what}. {found}. {advice} '{self.example}'")
         return names
+
+    def is_named(self, worksheet: str) -> bool:
+        """Return whether the name of a worksheet is one of those of the dataset."""
+        return fnmatchcase(worksheet, self.worksheets)
 
 
 class _Part(Dataset):

@@ -8,7 +8,8 @@ import polars as pl
 
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.transform import clean, is_blank
-from ca_biositing.pipeline.sources import ExtractError, Source, Worksheet, alternatives
+from ca_biositing.pipeline.sources import ExtractError, Source, Worksheet
+from ca_biositing.pipeline.sources.base import nearest, quoted
 from ca_biositing.pipeline.sources.cells import BrokenRow, Cell, Row
 
 ROW_NUMBER = "row_number"
@@ -48,8 +49,12 @@ def header_problems(worksheet: Worksheet, columns: Sequence[str]) -> Sequence[st
         what = f"Column {names} is" if len(missing) == 1 else f"Columns {names} are"
         unnamed = sum(name is None for name in header)
         merged = f" {unnamed} of the header's cells are empty, as merged cells are." if unnamed else ""
-        instead = alternatives("column", missing[0], filter(None, header))
-        problems.append(f"{what} missing {where}. {instead}{merged} Name the column so in the header, row 1")
+        present = [name for name in header if name]
+        found = f"Present: {quoted(sorted(present))}." if present else "There is no column at all."
+        others = {column: nearest(column, [name for name in present if name not in columns]) for column in missing}
+        renames = ", ".join(f"'{near}' to '{column}'" for column, near in others.items() if near)
+        advice = f"Rename {renames}" if renames else "Name the column so"
+        problems.append(f"{what} missing {where}. {found}{merged} {advice} in the header, row 1")
     problems += [
         f"Column '{column}' is there {header.count(column)} times {where}. Keep one, rename or delete the others"
         for column in columns

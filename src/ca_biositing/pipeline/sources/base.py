@@ -77,10 +77,21 @@ def alternatives(kind: str, wanted: str, present: Iterable[str]) -> str:
     names = sorted(present)
     if not names:
         return f"There is no {kind} at all."
-    folded = {name.casefold(): name for name in names}
+    near = nearest(wanted, names)
+    hint = f" Did you mean '{near}'?" if near else ""
+    return f"Present: {quoted(names)}.{hint}"
+
+
+def nearest(wanted: str, present: Iterable[str]) -> str | None:
+    """Return the most similar name, if there is one."""
+    folded = {name.casefold(): name for name in present}
     near = get_close_matches(wanted.casefold(), folded, n=1)
-    hint = f" Did you mean '{folded[near[0]]}'?" if near else ""
-    return "Present: " + ", ".join(f"'{name}'" for name in names) + "." + hint
+    return folded[near[0]] if near else None
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Return a list of names in quotes."""
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def no_folder(directory: Path) -> str:
