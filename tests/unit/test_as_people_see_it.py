@@ -55,7 +55,8 @@ MERGED = "is a part of a merged cell; unmerge it and fill in each row"
 ERROR = "is the error of a formula; mend the formula, or type the value"
 LOADING = "was not calculated yet; open the sheet, wait until it shows the value, and load it again"
 CONVERTED = (
-    "is what a spreadsheet makes of texts such as MAR-1, 5E10 or true; format the column as text, and type it again"
+    "looks like what a spreadsheet makes of texts such as MAR-1, 5E10 or true; "
+    "compare it with the label, and if it is right, spell it in another way, such as 1-MAR"
 )
 AS_TEXT = "format the column as text, and type it again"
 DATE = f"Name is the date or time 2026-03-01, which a spreadsheet made of what was typed; {AS_TEXT}"
@@ -204,8 +205,8 @@ def test_a_formula_in_csv_was_never_calculated(tmp_path: Path) -> None:
         ((dt.date(2026, 3, 1), "d-mmm"), DATE),
         ((dt.date(2026, 3, 1), "yyyy-mm-dd"), DATE),
         (dt.time(10, 30), f"Name is the date or time 10:30:00, which a spreadsheet made of what was typed; {AS_TEXT}"),
-        (True, f"Name is the truth value TRUE, or a checkbox; {AS_TEXT}"),
-        (False, f"Name is the truth value FALSE, or a checkbox; {AS_TEXT}"),
+        (True, "Name is the truth value TRUE, or a checkbox; type a word, such as Yes or No"),
+        (False, "Name is the truth value FALSE, or a checkbox; type a word, such as Yes or No"),
         ((50000000000, "0.00E+00"), f"Name is the number 50000000000, which programs show differently; {AS_TEXT}"),
         (123456789012, f"Name is the number 123456789012, which programs show differently; {AS_TEXT}"),
         (1 / 3, f"Name is the number 0.333333333333333, which programs show differently; {AS_TEXT}"),
@@ -235,7 +236,7 @@ def test_a_name_in_a_workbook_is_what_people_see(tmp_path: Path, cell: object, l
         (number(42, "BIO-042"), "BIO-042"),
         (number(1 / 3, "0.3333333333"), "0.3333333333"),
         (number(46082, "1-Mar", "DATE"), DATE),
-        (True, f"Name is the truth value TRUE, or a checkbox; {AS_TEXT}"),
+        (True, "Name is the truth value TRUE, or a checkbox; type a word, such as Yes or No"),
         ({"effectiveValue": {"stringValue": "042"}, "formattedValue": "BIO-042"}, "BIO-042"),
         (
             number(-18261, "1/1/1850", "DATE"),
@@ -278,19 +279,19 @@ def test_names_that_only_look_similar_are_names(tmp_path: Path, name: str) -> No
         ((0.5, "#.##"), "0.5"),
         ((1e-7, "0.00E+00"), "0.0000001"),
         (1 / 3, "0.333333333333333"),
-        ((0.125, "0.0%"), "Amount is the number 0.125, shown as 12.5%"),
-        ((12345, '0.0,"K"'), "Amount is the number 12345, shown as 12.3K"),
-        ((1234, "0\\.00"), "Amount is the number 1234, shown as 12.34"),
+        ((0.125, "0.0%"), "Amount holds 0.125, which its format shows as 12.5%"),
+        ((12345, '0.0,"K"'), "Amount holds 12345, which its format shows as 12.3K"),
+        ((1234, "0\\.00"), "Amount holds 1234, which its format shows as 12.34"),
         ((5, '0.0" mg/L"'), "5"),
         ((5, '[>999]0.0,"K";0'), "5"),
-        ((1200, '[>999]0.0,"K";0'), "Amount is the number 1200, shown as 1.2K"),
-        ((0.125, "[<1]0%;0"), "Amount is the number 0.125, shown as 13%"),
-        ((1234, "0.000,"), "Amount is the number 1234, shown as 1.234"),
-        ((-5, "0.00;[Red]0.00"), "Amount is the number -5, shown as 5.00"),
+        ((1200, '[>999]0.0,"K";0'), "Amount holds 1200, which its format shows as 1.2K"),
+        ((0.125, "[<1]0%;0"), "Amount holds 0.125, which its format shows as 13%"),
+        ((1234, "0.000,"), "Amount holds 1234, which its format shows as 1.234"),
+        ((-5, "0.00;[Red]0.00"), "Amount holds -5, which its format shows as 5.00"),
         ((-5, "0_);(0)"), "Amount is below 0"),
-        ((5, '"-"0'), "Amount is the number 5, shown as -5"),
-        ((5, ";;;"), "Amount is the number 5, shown as "),
-        ((5, '"n.d."'), "Amount is the number 5, shown as n.d."),
+        ((5, '"-"0'), "Amount holds 5, which its format shows as -5"),
+        ((5, ";;;"), "Amount holds 5, which its format shows as nothing"),
+        ((5, '"n.d."'), "Amount holds 5, which its format shows as n.d."),
         (dt.date(2026, 3, 1), "Amount is the date or time 2026-03-01; format the column as a number"),
         (True, "Amount is not a number"),
     ],
@@ -311,9 +312,9 @@ def test_a_number_is_the_one_that_people_see_or_rejected(tmp_path: Path, cell: o
         (number(5, "€ 5.00", "CURRENCY"), "5"),
         (number(12345, "1.23E+04", "SCIENTIFIC"), "12345"),
         (number(5, "5 mg/L"), "5"),
-        (number(0.5, "1/2"), "Amount is the number 0.5, shown as 1/2"),
-        (number(-5, "5.00"), "Amount is the number -5, shown as 5.00"),
-        (number(0.125, "12.5%", "PERCENT"), "Amount is the number 0.125, shown as 12.5%"),
+        (number(0.5, "1/2"), "Amount holds 0.5, which its format shows as 1/2"),
+        (number(-5, "5.00"), "Amount holds -5, which its format shows as 5.00"),
+        (number(0.125, "12.5%", "PERCENT"), "Amount holds 0.125, which its format shows as 12.5%"),
         (number(45596, "10/31/2024", "DATE"), "Amount is the date or time 2024-10-31"),
     ],
     ids=str,
@@ -469,7 +470,7 @@ def test_a_merge_in_google_sheets_is_rejected_too(tmp_path: Path) -> None:
             "#PUUTTUU!",
         ),
         *("#ODKAZ!", "#NENÍ_K_DISPOZICI", "#HIÁNYZIK", "#ÉRTÉK!", "#ARG!", "#YOK", "#BAŞV!", "#SAYI/0!", "#DZIEL/0!"),
-        *("#ЗНАЧ!", "#ССЫЛКА!", "#ИМЯ?", "#\u041d/\u0414", "#\u0394/\u03a5", "#ΑΝΑΦ!", "#n/a", "#N/A N/A", "########"),
+        *("#ЗНАЧ!", "#ССЫЛКА!", "#ИМЯ?", "#\u041d/\u0414", "#\u0394/\u03a5", "#ΑΝΑΦ!", "#n/a", "#N/A N/A"),
         *("Err:502", "Err:522", "Fehler:502", "Err :508", "Ошибка:502", "Chyba:502", "エラー:502", "Error 2042"),
     ],
 )
@@ -851,6 +852,19 @@ def test_notes_beside_what_a_flow_reads_make_no_row(tmp_path: Path) -> None:
     content = ",".join([*HEADER, "Notes"]) + "\nS1,Husk,P1,,,,\n,,,,,,to be continued\n,,,,,,,stray\n"
     rows, rejected = load(csv_file(tmp_path, content))
     assert (len(rows), rejected) == (1, {})
+
+
+def test_notes_in_columns_without_a_name_do_not_reject_a_row(tmp_path: Path) -> None:
+    """In a csv file they do: a comma that is not quoted looks the same."""
+    assert len(load(openpyxl_file(tmp_path, [*GOOD, None, "spilled"]))[0]) == 1
+    rows, rejected = load(csv_file(tmp_path, ",".join(HEADER) + "\nS1,Husk,P1,Yolo,2024-10-31,5,,spilled\n"))
+    assert rows == []
+    assert rejected[2].startswith("the row has 'spilled' to the right of the header's last column")
+
+
+def test_a_second_header_is_named(tmp_path: Path) -> None:
+    _, rejected = load(openpyxl_file(tmp_path, GOOD, HEADER))
+    assert rejected == {3: "the row is a second header; remove it"}
 
 
 # 10. Cost.

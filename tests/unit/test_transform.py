@@ -86,22 +86,18 @@ def test_dates(cell: str, day: date) -> None:
 
 
 @pytest.mark.parametrize(
-    "cell",
+    ("cell", "reason"),
     [
-        "23/9/2023",
-        "2023-02-29",
-        "13-Foo-23",
-        "0023-01-01",
-        "2203-01-01",
-        "1/1/0023",
-        "45189",
-        "2023",
-        "today",
-        "7.9.2023",
+        *((cell, "has no such month; type the month first") for cell in ["23/9/2023", "31/10/24"]),
+        *((cell, "is no day of the calendar") for cell in ["2023-02-29", "2024-13-01", "2/30/2024"]),
+        *((cell, "is a number, perhaps a day as spreadsheets count them") for cell in ["45189", "45596.5"]),
+        *((cell, "has a time of day") for cell in ["2024-10-31T14:30:00", "2024-10-31 14:30", "10/31/2024 2:30 PM"]),
+        *((cell, "is not a date from 1900 to 2100") for cell in ["13-Foo-23", "0023-01-01", "2203-01-01", "1/1/0023"]),
+        *((cell, "is not a date from 1900 to 2100") for cell in ["2023", "today", "7.9.2023", "14:30:00"]),
     ],
 )
-def test_what_is_no_date_is_refused(cell: str) -> None:
-    assert (failure(Date("day"), cell) or "").startswith("is not a date from 1900 to 2100")
+def test_what_is_no_date_is_refused(cell: str, reason: str) -> None:
+    assert (failure(Date("day"), cell) or "").startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +149,7 @@ def test_what_is_no_count_is_refused(cell: str) -> None:
         ("#DIV/0!", "is the error of a formula"),
         ("a\0b", "holds control characters"),
         ("a\N{REPLACEMENT CHARACTER}", "holds control characters"),
+        ("####", "shows only ####; widen the column"),
         ("9" * 40_000, "has more than 32,767 characters"),
     ],
 )

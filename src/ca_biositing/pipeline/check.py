@@ -469,6 +469,8 @@ def _rejected(findings: Sequence[Finding]) -> Iterator[str]:
                 seen[problem.column, problem.reason] += 1
                 if seen[problem.column, problem.reason] <= _SHOWN_CELLS:
                     yield f"    {problem}"
+            if any(problem.reason == "is empty" for problem in finding.problems):
+                yield "    Remove a row that is empty there because it is a total or a note"
             for (column, reason), number in seen.items():
                 if number > _SHOWN_CELLS:
                     yield f"    and {number - _SHOWN_CELLS:,} more: {column or 'the row'} {reason}"

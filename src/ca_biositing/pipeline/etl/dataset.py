@@ -100,14 +100,15 @@ class Dataset:
         present = source.worksheets(self.sheet)
         names = [name for name in present if self.is_named(name)]
         if not names:
-            if self.is_named(self.worksheets):
-                what = f"Worksheet '{self.worksheets}' of sheet '{self.sheet}' is missing"
-            else:
-                what = f"Sheet '{self.sheet}' has no worksheet such as {self.such_as}"
-            near = nearest(self.example, present)
-            advice = f"Rename '{near}', if it is that one, to" if near else "Name the worksheet"
             found = f"Present: {quoted(sorted(present))}" if present else "There is no worksheet at all"
-            raise ExtractError(f"{what}. {found}. {advice} '{self.example}'")
+            near = nearest(self.worksheets, present)
+            if not self.is_named(self.worksheets):
+                what = f"Sheet '{self.sheet}' has no worksheet such as {self.such_as}"
+                advice = "Name the worksheets so"
+            else:
+                what = f"Worksheet '{self.worksheets}' of sheet '{self.sheet}' is missing"
+                advice = f"Rename '{near}' to '{self.worksheets}', if it is that one" if near else "Name it so"
+            raise ExtractError(f"{what}. {found}. {advice}")
         return names
 
     def is_named(self, worksheet: str) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import filterfalse
 
 import polars as pl
 
@@ -78,6 +77,7 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
     """
     header = _header(worksheet)
     positions = [header.index(column) for column in columns]
+    names = [*columns]
     frame = _Frame(columns)
     for number, cells in enumerate(worksheet.rows, start=2):
         if not cells:
@@ -90,8 +90,10 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
             continue
         if is_of_csv and isinstance(cells, BrokenRow):
             problem = cells.problem
-        elif len(cells) > len(header) and (beyond := next(filterfalse(_says_nothing, cells[len(header) :]), "")):
-            # In a csv file this means that a comma was not quoted, so the other cells have moved as well.
+        elif row == names:
+            problem = "is a second header; remove it"
+        elif is_of_csv and len(cells) > len(header) and (beyond := next(filter(None, cells[len(header) :]), "")):
+            # Probably a comma was not quoted, so the other cells have moved as well. Elsewhere it is a note.
             problem = (
                 f"has '{beyond[:_SHOWN_CHARACTERS]}' to the right of the header's last column; "
                 "name that column, remove the cell, or put double quotes around a text that contains a comma"

@@ -24,7 +24,7 @@ _MAX_CHARACTERS = 32_767
 # others, in Russian and Greek by code points, because their letters look like Latin ones.
 _UNMARKED_ERRORS = (
     *("N/A", "N/A N/A", "N/D", "N/B", "N/V", "I/T", "NA", "NV", "YOK", "HIÁNYZIK", "NEDOSTUPNÝ", "NENÍ_K_DISPOZICI"),
-    *("\u041d/\u0414", "\u0394/\u03a5", "GETTING_DATA", "#{2,}"),
+    *("\u041d/\u0414", "\u0394/\u03a5", "GETTING_DATA"),
 )
 _NUMBERED_ERRORS = (
     *("Err", "Erreur", "Erro", "Errore", "Error", "Fehler", "Fel", "Feil", "Fejl", "Virhe", "Hiba", "Chyba", "Błąd"),
@@ -34,6 +34,8 @@ _ERROR_VALUES = (
     rf"(?i)^#([\x{{A1}}\x{{BF}}]?\p{{L}}[\p{{L}}\p{{M}}\p{{N}}_/.]*[!?]|{'|'.join(_UNMARKED_ERRORS)})$"
     rf"|^({'|'.join(_NUMBERED_ERRORS)}) ?: ?[0-9]{{3}}$|^Error 20[0-9]{{2}}$"
 )
+# What spreadsheets show of a number or a date in a column that is too narrow.
+_TOO_NARROW = "^#{2,}$"
 # What Google Sheets shows until it has calculated a cell.
 _LOADING_WORDS = (
     *("Loading", "Wird geladen", "Chargement", "Chargement en cours", "Cargando", "Carregando", "A carregar"),
@@ -81,6 +83,8 @@ _DATES = {
 # Spreadsheets take 29 for 2029, and 30 for 1930; chrono takes 69 for 2069.
 _YEAR_OF_THE_1900S = rf"^([0-9]{{1,2}}(?:/[0-9]{{1,2}}/|-{_MONTH}-))([3-6][0-9])$"
 
+_DATE_AND_TIME = r"^(.*[0-9]),?[T ]\s*[0-9]{1,2}:[0-9]{2}(:[0-9.]+)?( ?[AaPp][Mm])?$"
+
 
 def _check(passes: Callable[[pl.Expr], pl.Expr], error: str) -> pa.Check:
     """Return a check of a column's cells from an expression that is true for a cell that passes; null always passes."""
@@ -108,7 +112,11 @@ _EVERY_CELL = (
     ),
     _check(
         lambda cell: ~cell.str.contains(_NO_TEXT),
-        "holds control characters, or bytes that are no UTF-8; type it again, or export the worksheet as CSV UTF-8",
+        "holds control characters, or bytes that are no UTF-8; type it again; export a csv file again as CSV UTF-8",
+    ),
+    _check(
+        lambda cell: ~cell.str.contains(_TOO_NARROW),
+        "shows only ####; widen the column and export the worksheet again, or type the value",
     ),
     _check(lambda cell: ~cell.str.contains(_ERROR_VALUES), _IS_ERROR),
     _check(lambda cell: ~cell.str.contains(_LOADING), _IS_LOADING),
@@ -122,7 +130,9 @@ _NO_VALUE = {
 }
 _NO_NUMBER = {
     **_NO_VALUE,
-    Kind.SCALED: "is the number {}, shown as {}; format the column as a number, and type the number that is right",
+    Kind.SCALED: (
+        "holds {}, which its format shows as {}; format the column as a number, and type the number that is right"
+    ),
     Kind.DATE: "is the date or time {}; format the column as a number, and type the number again",
 }
 
@@ -139,7 +149,7 @@ class Field:
     refused: ClassVar[Mapping[Kind, str]] = {
         **_NO_VALUE,
         Kind.DATE: f"is the date or time {{}}, which a spreadsheet made of what was typed; {_AS_TEXT}",
-        Kind.BOOLEAN: f"is the truth value {{}}, or a checkbox; {_AS_TEXT}",
+        Kind.BOOLEAN: "is the truth value {}, or a checkbox; type a word, such as Yes or No",
     }
 
     def fills(self) -> Sequence[str]:
@@ -152,7 +162,8 @@ class Field:
             *_EVERY_CELL,
             _check(
                 lambda cell: ~cell.str.contains(_CONVERTED),
-                f"is what a spreadsheet makes of texts such as MAR-1, 5E10 or true; {_AS_TEXT}",
+                "looks like what a spreadsheet makes of texts such as MAR-1, 5E10 or true; "
+                "compare it with the label, and if it is right, spell it in another way, such as 1-MAR",
             ),
         ]
 
@@ -167,10 +178,11 @@ class Field:
         """
         cell = pl.DataFrame({"value": cells, "kind": kinds, "shown": shown})
         value, kind = pl.col("value"), pl.col("kind")
+        seen = pl.when(pl.col("shown") == "").then(pl.lit("nothing")).otherwise("shown")
         problem = pl.coalesce(
             pl.lit(None, dtype=pl.String),
             *(
-                pl.when(kind == known).then(pl.format(reason, *[value, "shown"][: reason.count("{}")]))
+                pl.when(kind == known).then(pl.format(reason, *[value, seen][: reason.count("{}")]))
                 for known, reason in self.refused.items()
             ),
         )
@@ -226,7 +238,8 @@ class Number(Field):
             ),
             _check(
                 lambda cell: _ascii_minus(cell).str.contains(_NUMBER),
-                "is not a number; type digits with a decimal point and nothing else",
+                "is not a number; type digits with a decimal point and nothing else, "
+                "or remove the row or the value if nothing was measured",
             ),
         ]
         if self.minimum is not None:
@@ -277,6 +290,28 @@ class Date(Field):
         return [
             *_EVERY_CELL,
             _check(
+                lambda cell: ~cell.str.contains(r"^[2-5][0-9]{4}(\.[0-9]+)?$"),
+                "is a number, perhaps a day as spreadsheets count them; format the cell as a date, and compare it",
+            ),
+            _check(
+                lambda cell: (
+                    ~(
+                        cell.str.contains(_DATE_AND_TIME)
+                        & (_as_date(cell.str.replace(_DATE_AND_TIME, "$1")).is_not_null())
+                    )
+                    | _as_date(cell).is_not_null()
+                ),
+                "has a time of day; type the date alone",
+            ),
+            _check(
+                lambda cell: ~cell.str.contains(r"^(1[3-9]|2[0-9]|3[01])/(0?[1-9]|1[0-2])/[0-9]+$"),
+                "has no such month; type the month first, as in 10/31/2024",
+            ),
+            _check(
+                lambda cell: ~(_is_like_a_date(cell) & _as_date(cell).is_null()),
+                "is no day of the calendar; check the day and the month",
+            ),
+            _check(
                 lambda cell: _as_date(cell).is_between(pl.date(1900, 1, 1), pl.date(2100, 12, 31)),
                 "is not a date from 1900 to 2100; type it as 2024-10-31, 10/31/2024 (month first) or 31-Oct-2024",
             ),
@@ -296,6 +331,10 @@ class Reference(Field):
 
 def _ascii_minus(cell: pl.Expr) -> pl.Expr:
     return cell.str.replace_all("\N{MINUS SIGN}", "-", literal=True)
+
+
+def _is_like_a_date(cell: pl.Expr) -> pl.Expr:
+    return pl.any_horizontal(cell.str.contains(pattern) for pattern in _DATES if _MONTH not in pattern)
 
 
 def _as_date(cell: pl.Expr) -> pl.Expr:
