@@ -11,6 +11,7 @@ import pytest
 from pandera.errors import SchemaErrors
 
 from ca_biositing.datamodels.models import FieldSample
+from ca_biositing.pipeline import check
 from ca_biositing.pipeline.etl import extract, fields, load, validate
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.fields import Code, Count, Date, Field, Name, Number, Reference, Text
@@ -145,7 +146,7 @@ def test_kinds_are_those_that_there_are() -> None:
 
 def texts_in_code() -> Iterator[str]:
     """Return the texts in the modules that create reasons, with VARIABLE for interpolated values."""
-    for module in (csv_folder, extract, fields, load, validate):
+    for module in (check, csv_folder, extract, fields, load, validate):
         assert module.__file__
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):

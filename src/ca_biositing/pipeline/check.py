@@ -17,8 +17,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
+from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -33,6 +34,7 @@ from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, header_problems, worksheets
 from ca_biositing.pipeline.etl.fields import Reference
 from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit, check_limits, limit_from_environment
+from ca_biositing.pipeline.etl.transform import clean, fold
 from ca_biositing.pipeline.etl.validate import NamedId, Validator
 from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.sources import ExtractError, Source, source_from_environment
@@ -49,6 +51,8 @@ _WORKSHEET = "worksheet"
 _FORMATS = ("text", "csv", "json")
 
 Names = dict[type[NamedRecord], Sequence[NamedId]]
+# Of each table, the rows of worksheets that are rejected, by the keys of their names.
+Rejected = dict[type[NamedRecord], dict[str, str]]
 Progress = Callable[[str, float], None]
 
 
@@ -126,12 +130,17 @@ class Report:
 
 
 def check(
-    dataset: Dataset, source: Source, names: Names | None = None, on_progress: Progress = lambda _text, _fraction: None
+    dataset: Dataset,
+    source: Source,
+    names: Names | None = None,
+    on_progress: Progress = lambda _text, _fraction: None,
+    rejected_names: Rejected | None = None,
 ) -> tuple[Accounting, list[Finding]]:
     """Return the accounting of a dataset, and what its flow would find in each of its worksheets.
 
     ``names`` are those that cells can refer to; those of this dataset are added. References to other tables are not
-    looked up. ``on_progress`` is called with a worksheet's name and the fraction of it that was read.
+    looked up. ``on_progress`` is called with a worksheet's name and the fraction of it that was read. The names of
+    rejected rows are added to ``rejected_names``.
 
     Raises:
         ExtractError: the flow could not run, because a worksheet or a column is missing, or cannot be read.
@@ -141,6 +150,7 @@ def check(
     validator = Validator(dataset, None, names)
     records: list[pl.DataFrame] = []
     read: dict[str, int] = {}
+    keys: dict[tuple[str, int], str] = {}
     problems: dict[str, list[Problem]] = {}
     with worksheets(dataset, source) as opened:
         for worksheet in opened:
@@ -149,6 +159,10 @@ def check(
             for frame in frames(worksheet, [*dataset.columns]):
                 validated = validator.validate(frame)
                 read[worksheet.name] += len(frame)
+                if issubclass(dataset.model, NamedRecord):
+                    bad_rows = frame.filter(pl.col(ROW_NUMBER).is_in(validated.rejected[ROW_NUMBER].implode()))
+                    found = zip(bad_rows[ROW_NUMBER], fold(clean(bad_rows[dataset.filled["name"]])), strict=True)
+                    keys |= {(worksheet.name, row): key for row, key in found}
                 problems[worksheet.name] += [
                     Problem(dataset.name, dataset.sheet, worksheet.name, *row) for row in validated.problems.rows()
                 ]
@@ -162,12 +176,16 @@ def check(
             for problem in _contradictions(dataset, staged):
                 problems[problem.worksheet].append(problem)
             bad = {(each.worksheet, each.row) for members in problems.values() for each in members}
-            places = zip(staged[_WORKSHEET], staged[ROW_NUMBER], strict=True)
+            places = [*zip(staged[_WORKSHEET], staged[ROW_NUMBER], strict=True)]
+            if issubclass(dataset.model, NamedRecord):
+                keys |= {place: key for place, key in zip(places, staged["name_key"], strict=True) if place in bad}
             staged = staged.filter(pl.Series([place not in bad for place in places], dtype=pl.Boolean))
             staged = staged.unique([column.name for column in dataset.natural_key], keep="first", maintain_order=True)
         loaded = len(staged)
     if issubclass(dataset.model, NamedRecord):
         named = [] if staged is None else zip(staged["name_key"], staged["name"], strict=True)
+        if rejected_names is not None:
+            rejected_names[dataset.model] = {key: f"row {row} of worksheet {name}" for (name, row), key in keys.items()}
         names[dataset.model] = [NamedId(key, name, number) for number, (key, name) in enumerate(named)]
     findings = [
         Finding(dataset.name, dataset.sheet, name, rows, len({each.row for each in problems[name]}), problems[name])
@@ -187,14 +205,15 @@ def check_all(
     """Return what a load of these datasets into an empty database would come to, with their limits of rejected rows."""
     report = Report()
     names: Names = {}
+    rejected: Rejected = {}
     for dataset in _referenced_first(checked):
         try:
-            accounting, findings = check(dataset, source, names, on_progress)
+            accounting, findings = check(dataset, source, names, on_progress, rejected)
         except ExtractError as error:
             report.failures.setdefault(str(error), []).append(dataset.name)
             continue
         report.accounting.append(accounting)
-        report.findings += findings
+        report.findings += [_with_places(each, dataset, checked, rejected) for each in findings]
         report.unchecked |= {model.__tablename__ for model in _references(dataset) if model not in names}
         limit = limits.get(dataset.name)
         if limit and limit.is_exceeded(accounting.read, accounting.rejected):
@@ -204,6 +223,29 @@ def check_all(
             )
             report.failures.setdefault(reason, []).append(dataset.name)
     return report
+
+
+def _with_places(finding: Finding, dataset: Dataset, checked: Sequence[Dataset], rejected: Rejected) -> Finding:
+    """Return the finding, whose reasons say in which worksheet a name must be, or which row of it was rejected."""
+
+    def with_place(problem: Problem) -> Problem:
+        field = dataset.columns.get(problem.column or "")
+        if not isinstance(field, Reference) or not problem.reason.startswith("is not in "):
+            return problem
+        if row := rejected.get(field.model, {}).get(_key(problem.value)):
+            return replace(problem, reason=f"is in {row}, but that row is rejected: correct that one first")
+        for each in checked:
+            if each.model is field.model:
+                place = f"column {each.filled['name']} of worksheet {each.worksheets}"
+                return replace(problem, reason=problem.reason.replace(field.model.__tablename__, place, 1))
+        return problem
+
+    return replace(finding, problems=[with_place(problem) for problem in finding.problems])
+
+
+@lru_cache
+def _key(name: str | None) -> str:
+    return str(fold(clean(pl.Series([name], dtype=pl.String)))[0])
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
