@@ -277,7 +277,42 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.C
     code, (line,) = check(capsys, tmp_path / "nowhere")
 
     assert code == 1
-    assert line.startswith(f"The source folder {tmp_path / 'nowhere'} is not there.")
+    assert line == f"There is no file or folder {tmp_path / 'nowhere'}. Correct the path"
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "old.xls").touch()
+    code, (line,) = check(capsys, tmp_path / "old.xls")
+    assert code == 1
+    assert line.endswith("Save it as Excel Workbook (.xlsx), or name the folder")
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (HEADER.replace(",", ";"), "The file is separated by semicolons: export it with commas"),
+        (f"Measurements of 2026\n\n{HEADER}", "Row 3 looks like the header: delete the rows above it"),
+        ("Notes\nnone\n", "Name the column so in the header, row 1"),
+        ("", "Export it again as CSV UTF-8"),
+    ],
+    ids=["semicolons", "title", "notes", "empty"],
+)
+def test_a_worksheet_without_the_header_is_told_what_to_do(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: str, advice: str
+) -> None:
+    """As it matches a pattern, it may also be no data."""
+    (folder / SHEET / "03.3-Notes.csv").write_text(content, encoding="utf-8")
+    lines = check(capsys, folder)[1]
+    (line,) = [line for line in lines if line.startswith("observation could not run: ")]
+    assert line.endswith(f"{advice}, or delete or rename the worksheet if it holds nothing to be loaded")
+
+
+def test_csv_is_for_spreadsheet_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a byte order mark, by which Excel knows UTF-8; they calculate nothing of it."""
+    write_workbook(tmp_path / f"{SHEET}.xlsx", {(SAMPLES, 20, "County"): "=A2&B2"})
+    header, line = check(capsys, tmp_path, "--format", "csv")[1]
+    assert header.startswith("\ufeffflow,")
+    assert ",20,County,'=A2&B2," in line
 
 
 def test_many_rejected_rows_are_counted_and_the_first_are_shown(
@@ -318,7 +353,7 @@ def test_programs_can_read_it(folder: Path, capsys: pytest.CaptureFixture[str], 
     code, lines = check(capsys, folder, "--format", form)
     assert code == 1
     if form == "csv":
-        rows = list(csv.DictReader(lines))
+        rows = list(csv.DictReader([lines[0].removeprefix("\ufeff"), *lines[1:]]))
         (failed,) = (row for row in rows if not row["row"])
         assert failed["flow"] == "analysis_type, experiment"
         assert failed["reason"].startswith("Worksheet '03.0-Experiments' of sheet")

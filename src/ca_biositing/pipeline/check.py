@@ -38,7 +38,7 @@ from ca_biositing.pipeline.etl.transform import clean, fold
 from ca_biositing.pipeline.etl.validate import NamedId, Validator
 from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.sources import ExtractError, Source, source_from_environment
-from ca_biositing.pipeline.sources.base import WORKBOOK_SUFFIXES
+from ca_biositing.pipeline.sources.base import WORKBOOK_SUFFIXES, unreadable
 from ca_biositing.pipeline.sources.folder import Folder
 from ca_biositing.pipeline.sources.workbook import WorkbookFile
 
@@ -310,6 +310,18 @@ def _source(
         google = source_from_environment({**environment, "ETL_SOURCE": "google"})
         assert isinstance(google, GoogleSheets)  # noqa: S101 - it is one of Google's
         return GoogleSheets(google.credentials_path, google.api_url, sheet_id=found[1]), wanted, []
+    try:
+        is_other = path.is_file() and path.suffix.lower() not in WORKBOOK_SUFFIXES
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ExtractError(f"There is no file or folder {path}. Correct the path") from None
+    except OSError as error:
+        raise unreadable(f"{path}", error) from error
+    if is_other:
+        raise ExtractError(
+            f"{path} is neither a folder of sheets nor a workbook of a kind that flows read. "
+            "Save it as Excel Workbook (.xlsx), or name the folder"
+        )
     if path.suffix.lower() in WORKBOOK_SUFFIXES and not path.is_dir():
         named = [name for name in wanted if name == path.stem]
         titles = "' or '".join(f"{name}{path.suffix.lower()}" for name in wanted)
@@ -333,7 +345,8 @@ def _unread(source: Source, sheets: Sequence[str], checked: Sequence[Dataset], r
             if flows := [each.name for each in checked if each.sheet == sheet and each.is_named(name)]:
                 yield Unread(sheet, name, f"{', '.join(sorted(flows))} could not run")
             elif found := _alike(source, sheet, name, checked):
-                where, what = ("", "it") if sheet == found.sheet else (f" of sheet '{found.sheet}'", "the sheet")
+                is_here = sheet == found.sheet
+                where, what = ("", "it") if is_here else (f" of sheet '{found.sheet}'", "the sheet to that name")
                 reason = (
                     f"it has the columns of {found.name}, which reads the worksheet {found.such_as}{where}; "
                     f"rename {what}, or delete it if it is not to be loaded"
@@ -419,7 +432,7 @@ def _progress() -> Iterator[Progress]:
 def _as_text(report: Report, source: Source | None, sheets: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
     for sheet in sheets:
         if source:
-            yield from [sheet, *_worksheets(sheet, source, report.findings), ""]
+            yield from [sheet, *_worksheets(sheet, source, report), ""]
     if report.accounting:
         yield from _table(report.accounting)
     if rejected := [finding for finding in report.findings if finding.rejected]:
@@ -450,7 +463,10 @@ def _table(accounting: Sequence[Accounting]) -> Iterator[str]:
 
 
 def _as_csv(report: Report, _source: Source | None, _sheets: Sequence[str], _notes: Sequence[str]) -> Iterator[str]:
-    """Return the rejected cells; a flow that could not run has a line without a row. The accounting is for JSON."""
+    """Return the rejected cells; a flow that could not run has a line without a row. The accounting is for JSON.
+
+    It is for spreadsheet programs: with a byte order mark, and an apostrophe before what they would calculate.
+    """
     lines: list[str] = []
 
     class Lines:
@@ -458,9 +474,10 @@ def _as_csv(report: Report, _source: Source | None, _sheets: Sequence[str], _not
             lines.append(line)
 
     writer = csv.writer(Lines(), lineterminator="")
-    writer.writerow(["flow", "sheet", "worksheet", "row", "column", "value", "reason"])
+    writer.writerow(["\ufeffflow", "sheet", "worksheet", "row", "column", "value", "reason"])
     for problem in report.problems:
-        writer.writerow(asdict(problem).values())
+        cells = [str(each) if each is not None else "" for each in asdict(problem).values()]
+        writer.writerow([f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell for cell in cells])
     for reason, names in report.failures.items():
         writer.writerow([", ".join(sorted(names)), "", "", "", "", "", reason])
     for each in report.unread:
@@ -480,17 +497,17 @@ def _as_json(report: Report, _source: Source | None, sheets: Sequence[str], note
     yield json.dumps(content, ensure_ascii=False, indent=2)
 
 
-def _worksheets(sheet: str, source: Source, findings: Sequence[Finding]) -> Iterator[str]:
+def _worksheets(sheet: str, source: Source, report: Report) -> Iterator[str]:
     """Return a line for each worksheet of a sheet."""
     try:
         names = source.worksheets(sheet)
     except ExtractError as error:
-        yield f"  cannot be read: {error}"
+        yield "  cannot be read; see below" if str(error) in report.failures else f"  cannot be read: {error}"
         return
     width = max(map(len, names), default=0)
     for name in names:
         readers = sorted(
-            (each for each in findings if (each.sheet, each.worksheet) == (sheet, name)), key=attrgetter("flow")
+            (each for each in report.findings if (each.sheet, each.worksheet) == (sheet, name)), key=attrgetter("flow")
         )
         most = max((each.rows for each in readers), default=0)
         read = f"{most:>9,} rows, for {', '.join(each.flow for each in readers)}" if readers else ""

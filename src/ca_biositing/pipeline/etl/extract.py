@@ -17,6 +17,9 @@ ROW_PROBLEM = "row_problem"
 _FRAME_ROWS = 50_000
 _FRAME_CHARACTERS = 32 * 1024 * 1024
 _SHOWN_CHARACTERS = 40
+# A title above the header is looked for in so many rows.
+_TITLE_ROWS = 10
+_OTHERWISE = ", or delete or rename the worksheet if it holds nothing to be loaded"
 
 
 @contextmanager
@@ -28,10 +31,16 @@ def worksheets(dataset: Dataset, source: Source) -> Iterator[Sequence[Worksheet]
 
     """
     with ExitStack() as stack:
-        opened = [stack.enter_context(source.open(dataset.sheet, name)) for name in dataset.worksheets_in(source)]
+        names = dataset.worksheets_in(source)
+        # Where a pattern matches several, one of them may be no data.
+        otherwise = "" if dataset.is_named(dataset.worksheets) else _OTHERWISE
+        try:
+            opened = [stack.enter_context(source.open(dataset.sheet, name)) for name in names]
+        except ExtractError as error:
+            raise type(error)(f"{error}{otherwise}") from error
         # Check all headers before the first row, so that one message reports every problem.
         if problems := [each for worksheet in opened for each in header_problems(worksheet, [*dataset.columns])]:
-            raise ExtractError(" | ".join(problems))
+            raise ExtractError(" | ".join(problems) + otherwise)
         yield opened
 
 
@@ -52,8 +61,12 @@ def header_problems(worksheet: Worksheet, columns: Sequence[str]) -> Sequence[st
         found = f"Present: {quoted(sorted(present))}." if present else "There is no column at all."
         others = {column: nearest(column, [name for name in present if name not in columns]) for column in missing}
         renames = ", ".join(f"'{near}' to '{column}'" for column, near in others.items() if near)
-        advice = f"Rename {renames}" if renames else "Name the column so"
-        problems.append(f"{what} missing {where}. {found}{merged} {advice} in the header, row 1")
+        advice = f"{f'Rename {renames}' if renames else 'Name the column so'} in the header, row 1"
+        if len(header) == 1 and ";" in (header[0] or ""):
+            advice = "The file is separated by semicolons: export it with commas"
+        elif lower := next((number for number, row in _first_rows(worksheet) if {*columns} <= {*row}), None):
+            advice = f"Row {lower} looks like the header: delete the rows above it"
+        problems.append(f"{what} missing {where}. {found}{merged} {advice}")
     problems += [
         f"Column '{column}' is there {header.count(column)} times {where}. Keep one, rename or delete the others"
         for column in columns
@@ -157,6 +170,11 @@ def _pick(cells: Sequence[str], positions: Sequence[int]) -> list[str]:
 def _says_nothing(cell: str) -> bool:
     """Return whether nothing was typed into a cell, although it may hold a checkbox or a formula's zero."""
     return not cell or (isinstance(cell, Cell) and cell.is_idle)
+
+
+def _first_rows(worksheet: Worksheet) -> Iterator[tuple[int, Sequence[str | None]]]:
+    for number, cells in zip(range(2, _TITLE_ROWS + 1), worksheet.rows, strict=False):
+        yield number, clean(_texts([*cells])).to_list()
 
 
 def _header(worksheet: Worksheet) -> list[str | None]:
