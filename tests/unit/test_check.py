@@ -290,7 +290,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("content", "advice"),
     [
-        (HEADER.replace(",", ";"), "The file is separated by semicolons: export it with commas"),
+        (HEADER.replace(",", ";"), "or export this one with commas"),
         (f"Measurements of 2026\n\n{HEADER}", "Row 3 looks like the header: delete the rows above it"),
         ("Notes\nnone\n", "Name the column so in the header, row 1"),
         ("", "Export it again as CSV UTF-8"),

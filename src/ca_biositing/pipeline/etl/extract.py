@@ -62,9 +62,7 @@ def header_problems(worksheet: Worksheet, columns: Sequence[str]) -> Sequence[st
         others = {column: nearest(column, [name for name in present if name not in columns]) for column in missing}
         renames = ", ".join(f"'{near}' to '{column}'" for column, near in others.items() if near)
         advice = f"{f'Rename {renames}' if renames else 'Name the column so'} in the header, row 1"
-        if len(header) == 1 and ";" in (header[0] or ""):
-            advice = "The file is separated by semicolons: export it with commas"
-        elif lower := next((number for number, row in _first_rows(worksheet) if {*columns} <= {*row}), None):
+        if lower := next((number for number, row in _first_rows(worksheet) if {*columns} <= {*row}), None):
             advice = f"Row {lower} looks like the header: delete the rows above it"
         problems.append(f"{what} missing {where}. {found}{merged} {advice}")
     problems += [
