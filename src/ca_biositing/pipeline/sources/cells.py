@@ -99,10 +99,6 @@ class Row(Sequence[str]):
         get = self._cells.get
         return [get(index, "") for index in indexes]
 
-    def after(self, index: int) -> str:
-        """Return the first cell that is not empty from this index on; empty if there is none."""
-        return self._cells[min(each for each in self._cells if each >= index)] if self._length > index else ""
-
 
 @dataclass(frozen=True)
 class Merge:
