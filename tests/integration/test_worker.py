@@ -21,7 +21,7 @@ import pytest
 from biocirv_worker import times
 from biocirv_worker.worker import run_by_executor
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
@@ -187,6 +187,8 @@ def shared(
     client: SyncPrefectClient, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, list[WorkerProgram]]]:
     """Return workers for several tests, all started at once: one unchanged, and two of one pool with short times."""
+    # As a deploy does: of two workers of an old Prefect that create one at once, one ends.
+    client.create_work_pool(WorkPoolCreate(name="hasty", type="process"))
     with ExitStack() as stack:
         programs = Programs(client, prefect_server, tmp_path_factory.mktemp("workers"), stack)
         yield {
