@@ -264,8 +264,11 @@ def _add_package(source: Path) -> None:
 def _lock(source: Path) -> None:
     shutil.copy(ROOT / "Makefile", source)
     shutil.copytree(ROOT / "tests/application", source / "tests/application")
-    # The copy has no environment of its own: use uv of this checkout.
-    subprocess.run(["make", "--assume-old=.venv/controller", "lock"], cwd=source, check=True)
+    shutil.copytree(ROOT / "scripts", source / "scripts")
+    # The copy has no environment of its own: use that of this checkout.
+    environment = f"{ROOT}/.venv"
+    command = ["make", f"VENV={environment}", f"--assume-old={environment}/controller", "lock"]
+    subprocess.run(command, cwd=source, check=True)
 
 
 def test_another_environment_restarts_what_holds_it(
