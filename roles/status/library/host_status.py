@@ -69,6 +69,8 @@ failures: {type: dict, returned: always, description: Reasons of the parts that 
 
 TIMEOUT_SECONDS = 10
 LIMIT_SECONDS = 8
+# Backup repositories may be far away: each has 15 s to say what it holds, and then lists its archive.
+RECOVERY_SECONDS = 60
 # Entries of the journal by which systemd, and nobody else, says that it starts a unit again after a failure.
 RESTARTED = ("_PID=1", "MESSAGE_ID=5eb03494b6584870a536b337290809b3")
 COUNTS = r"""
@@ -91,7 +93,13 @@ class NoAnswerError(Exception):
     """A part of the host did not answer; the message says why."""
 
 
-def run(*command: str, accepted: Iterable[int] = (0,), stdin: str | None = None, **environment: str) -> str:
+def run(
+    *command: str,
+    accepted: Iterable[int] = (0,),
+    stdin: str | None = None,
+    seconds: float = TIMEOUT_SECONDS,
+    **environment: str,
+) -> str:
     """Return a command's output.
 
     Raises:
@@ -106,11 +114,11 @@ def run(*command: str, accepted: Iterable[int] = (0,), stdin: str | None = None,
             text=True,
             errors="replace",
             input=stdin,
-            timeout=TIMEOUT_SECONDS,
+            timeout=seconds,
             env={**os.environ, "LC_ALL": "C.UTF-8", "PGCONNECT_TIMEOUT": "5", **environment},
         )
     except subprocess.TimeoutExpired:
-        raise NoAnswerError(f"`{command[0]}` gave no answer within {TIMEOUT_SECONDS} s") from None
+        raise NoAnswerError(f"`{command[0]}` gave no answer within {seconds} s") from None
     except OSError as error:
         raise NoAnswerError(str(error)) from error
     if done.returncode not in accepted:
@@ -361,7 +369,7 @@ def main() -> None:
     if asked["database"]:
         parts["rows"] = lambda: rows(asked["database"], asked["database_login"], asked["database_port"])
     if asked["recovery_program"]:
-        parts["backups"] = lambda: json.loads(run(asked["recovery_program"], "state"))
+        parts["backups"] = lambda: json.loads(run(asked["recovery_program"], "state", seconds=RECOVERY_SECONDS))
     if asked["prefect"]:
         parts["prefect"] = Prefect(asked["prefect"], asked["prefect_password"], asked["ca_file"]).report
     with ThreadPoolExecutor(len(parts)) as pool:

@@ -29,8 +29,9 @@ HISTORY = re.compile(r"(?m)^(\d+)\t([0-9A-F]+)/([0-9A-F]+)\t")
 USABLE = (0, 2)
 # Of one that holds nothing of this cluster yet.
 UNPREPARED = (1, 3)
-# Seconds to wait for a repository that is asked for what it holds.
-SECONDS = 15
+# Seconds to wait for a repository that is asked for what it holds, and for each answer of its storage: for so long
+# pgBackRest tries again before it says what is wrong with a certificate, and longer where nothing listens.
+SECONDS, IO_SECONDS = 15, 5
 
 
 @dataclass(frozen=True, order=True)
@@ -202,7 +203,8 @@ class Repositories:
     def _info(self, number: int) -> tuple[list[Repository], list[Backup]]:
         # One that is there and does not answer: pgBackRest would try each of its files for as long as it waits for one.
         try:
-            text = self.pgbackrest("info", "--output=json", f"--repo={number}", timeout=SECONDS)
+            options = ("--output=json", f"--repo={number}", f"--io-timeout={IO_SECONDS}")
+            text = self.pgbackrest("info", *options, timeout=SECONDS)
         except SilentError:
             return [Repository(number, 99, f"it gave no answer within {SECONDS} s", "")], []
         return read_info(text, self._settings.stanza)
