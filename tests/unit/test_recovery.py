@@ -313,6 +313,15 @@ def test_tables_differ_by_rows_or_content() -> None:
     ]
 
 
+def test_what_a_wrong_passphrase_makes_of_a_repository_is_read() -> None:
+    """Control characters are in the output as they are."""
+    message = "[FormatError] invalid\tbytes"
+    text = json.dumps([{**INFO, "repo": [{"key": 1, "status": {"code": 99, "message": f"{message} X"}}]}])
+    (repository,), _ = read_info(text.replace("X", "\x01\x7f"), "biocirv")
+    assert (repository.message, repository.usable) == ("[FormatError] invalid bytes", False)
+    assert "backup_passphrase" in advice(repository)
+
+
 def test_the_verification_is_read() -> None:
     assert read_verification("") == []
     assert read_verification("stanza: biocirv\nstatus: ok\n") == []

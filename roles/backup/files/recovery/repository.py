@@ -103,7 +103,8 @@ def read_info(text: str, stanza: str) -> tuple[list[Repository], list[Backup]]:
         RecoveryError: the output does not tell of the stanza.
 
     """
-    found = next((each for each in json.loads(text or "[]") if each["name"] == stanza), None)
+    # With a wrong passphrase, a message holds control characters: what it makes of the repository's files.
+    found = next((each for each in json.loads(text or "[]", strict=False) if each["name"] == stanza), None)
     if found is None:
         raise RecoveryError(f"The repositories know no stanza {stanza}: converge the host.")
     # After an upgrade of PostgreSQL, the last of several clusters counts.
@@ -112,7 +113,7 @@ def read_info(text: str, stanza: str) -> tuple[list[Repository], list[Backup]]:
         Repository(
             each["key"],
             each["status"]["code"],
-            " ".join(each["status"]["message"].split()),
+            " ".join(word for word in each["status"]["message"].split() if word.isprintable()),
             systems.get(each["key"], ""),
         )
         for each in found["repo"]
