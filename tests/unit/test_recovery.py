@@ -322,9 +322,24 @@ def test_what_a_wrong_passphrase_makes_of_a_repository_is_read() -> None:
     assert "backup_passphrase" in advice(repository)
 
 
+VERIFIED = """\
+stanza: biocirv
+status: error
+  archiveId: 17-1, total WAL checked: 62, total valid WAL: 61
+    missing: 0, checksum invalid: 1, size invalid: 0, other: 0
+  backup: 20261130-110309F, status: invalid, total files checked: 963, total valid files: 960
+    checksum invalid: 3
+"""
+
+
 def test_the_verification_is_read() -> None:
-    assert read_verification("") == []
-    assert read_verification("stanza: biocirv\nstatus: ok\n") == []
+    assert read_verification("", "expire --set=") == []
+    assert read_verification("stanza: biocirv\nstatus: ok\n", "expire --set=") == []
+    assert read_verification("stanza: biocirv\nstatus: error\n", "expire --set=") != []
+    archive, backup = read_verification(VERIFIED, "expire --set=")
+    assert archive.startswith("The archive is damaged: missing: 0, checksum invalid: 1")
+    assert backup.startswith("The backup 20261130-110309F is damaged: checksum invalid: 3. ")
+    assert "`expire --set=20261130-110309F`" in backup
 
 
 def test_what_there_is_is_shown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -89,9 +90,9 @@ def _exercise(settings: Settings, result: dict[str, Any]) -> None:
     result["tables"], problems = compare(earlier, found, later)
     result["problems"] += problems
     for each in states:
-        result["problems"] += read_verification(
-            repositories.pgbackrest("verify", f"--repo={each.number}", "--output=text")
-        )
+        verified = repositories.pgbackrest("verify", f"--repo={each.number}", "--output=text")
+        expire = f"pgbackrest --stanza={settings.stanza} --repo={each.number} expire --set="
+        result["problems"] += read_verification(verified, expire)
 
 
 # Of each database: revision, number of rows by table, rows inserted and deleted so far by table.
@@ -157,15 +158,25 @@ def _read(cluster: Cluster, database: str) -> list[str]:
     return []
 
 
-def read_verification(text: str) -> list[str]:
-    """Return what `pgbackrest verify --output=text` found, whose exit code says nothing."""
+def read_verification(text: str, expire: str) -> list[str]:
+    """Return what `pgbackrest verify --output=text` found, whose exit code says nothing.
+
+    expire: the command that removes a backup, whose label follows it.
+    """
     lines = [line.strip() for line in text.splitlines()]
-    bad = [
-        line
-        for line in lines
-        if line.startswith("status: error") or any(f"{kind}: " in line and f"{kind}: 0" not in line for kind in FAULTS)
-    ]
-    return [f"pgBackRest's verification: {line}." for line in bad]
+    found, label = [], ""
+    for line in lines:
+        if match := PART.match(line):
+            label = match["backup"] or ""
+        if any(f"{kind}: " in line and f"{kind}: 0" not in line for kind in FAULTS):
+            advice = f" After the next full one, `{expire}{label}` as postgres removes it, with those based on it."
+            found.append(
+                f"The backup {label} is damaged: {line}.{advice}" if label else f"The archive is damaged: {line}."
+            )
+    failed = any(line.startswith("status: error") for line in lines)
+    return found or (["pgBackRest's verification failed."] if failed else [])
 
 
+# What a paragraph of a verification is about: the archive of a cluster, or a backup.
+PART = re.compile(r"archiveId: |backup: (?P<backup>[\w-]+)")
 FAULTS = ("missing", "checksum invalid", "size invalid", "other")
