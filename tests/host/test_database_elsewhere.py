@@ -21,6 +21,7 @@ PASSWORD = "no-secret-of-a-cluster-of-its-own"  # noqa: S105 - of a cluster that
 ROLES = Path(__file__).parents[2] / "roles"
 VARIABLES = {
     "database_administrator": {"host": "127.0.0.1", "port": PORT, "user": "administrator", "password": PASSWORD},
+    "database_scram_key": "key-of-no-inventory-in-32-letters",
     "database_databases": [{"name": "survey", "owner": "survey_owner", "readers": ["survey_read"]}],
     "database_logins": [{"name": "surveyor", "password": "reads", "role": "survey_read", "connections": 2}],
 }

@@ -136,6 +136,7 @@ def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: 
     finally:
         server.check_output("systemctl start prefect-server")
     name = inventory.name("prefect_server")
+    assert len(report["problems"]) == 2, report["problems"]
     silent, stopped = sorted(report["problems"])
     assert silent.startswith(f"{name}, prefect: Prefect's API does not answer: ")
     assert stopped.startswith(f"prefect-server on {name} is inactive since ")
