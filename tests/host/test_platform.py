@@ -136,9 +136,10 @@ def test_status_says_what_is_wrong_and_all_else(inventory: "Inventory", server: 
     finally:
         server.check_output("systemctl start prefect-server")
     name = inventory.name("prefect_server")
-    assert len(report["problems"]) == 2, report["problems"]
-    silent, stopped = sorted(report["problems"])
+    assert len(report["problems"]) == 3, report["problems"]
+    silent, timer, stopped = sorted(report["problems"])
     assert silent.startswith(f"{name}, prefect: Prefect's API does not answer: ")
+    assert timer.startswith(f"prefect-schedules.timer on {name} is inactive since "), "it stops with the server"
     assert stopped.startswith(f"prefect-server on {name} is inactive since ")
     assert "`make logs UNIT=prefect-server" in stopped
     assert report["rows"]["experiment"] > 0
