@@ -1,5 +1,7 @@
 """What the build of a release says when a step fails, in the words of the real uv, which needs no network here."""
 
+import os
+import signal
 import sys
 import zipfile
 from collections.abc import Callable
@@ -145,3 +147,11 @@ def test_no_directory_of_prefect_s_remains(build: ModuleType) -> None:
 
     assert not Path(home.strip()).exists()
     assert not Path("/nonexistent").exists()
+
+
+def test_a_process_that_a_command_has_left_is_not_waited_for(build: ModuleType) -> None:
+    """It would hold the command's output open; the sandbox ends it with the build."""
+    left = int(build.run("Leaving a process", "sh", "-c", "sleep 60 & echo $!"))
+
+    # It fails if the process has ended.
+    os.kill(left, signal.SIGKILL)
