@@ -112,7 +112,8 @@ def test_a_reboot_brings_everything_back(
     subprocess.run(["docker", "stop", "--time", "60", container], check=True, capture_output=True)
     subprocess.run(["docker", "start", container], check=True, capture_output=True)
     wait_until_well(server, api)
-    assert server.run("systemctl is-system-running --wait").stdout.strip() == "running"
+    state = server.run("systemctl is-system-running --wait").stdout.strip()
+    assert state == "running", server.check_output("systemctl --failed; journalctl --boot --grep 'Failed with result'")
     assert count(database) == rows > 0
     done = inventory.playbook("playbooks/run_etl.yml")
     assert done.returncode == 0, done.stdout

@@ -16,7 +16,9 @@ from roles.backup.files.recovery.drill import Counted, compare, read_verificatio
 from roles.backup.files.recovery.host import MOUNTED, WANTED, RecoveryError, mount_point
 from roles.backup.files.recovery.receiver import received, remove_archived, restore_option
 from roles.backup.files.recovery.repository import (
+    NOT_ARCHIVED,
     Backup,
+    Repositories,
     Repository,
     Segment,
     gaps,
@@ -440,3 +442,25 @@ def test_what_was_received_and_is_not_archived_is_restored(tmp_path: Path) -> No
     assert option.startswith("--recovery-option=restore_command=pgbackrest --stanza=biocirv archive-get %f")
     assert option.index(f'cp "{tmp_path}/%f" "%p"') < option.index(f'cp "{tmp_path}/%f.partial" "%p"')
     assert restore_option(SimpleNamespace(wal_directory="")) == []  # type: ignore[arg-type]
+
+
+def test_a_repository_that_was_begun_after_a_restoration_lacks_that_timeline_s_history(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only that is no problem: another failure is one of the repository."""
+    repositories = Repositories(SimpleNamespace(stanza="biocirv"))  # type: ignore[arg-type] # all that is read
+    codes = {"00000002.history": NOT_ARCHIVED, "00000003.history": 0, "00000004.history": 103}
+
+    def pgbackrest(*arguments: str) -> str:
+        _, _, name, file = arguments
+        if codes[name]:
+            raise RecoveryError("it failed", codes[name])
+        Path(file).write_text("2\t0/5000000\tno recovery target specified\n", encoding="utf-8")
+        return ""
+
+    monkeypatch.setattr(repositories, "pgbackrest", pgbackrest)
+    segments = [Segment(number, timeline, BEGIN) for number, timeline in ((4, 2), (5, 3))]
+
+    assert repositories.histories(1, segments) == {3: [(2, 5)]}
+    with pytest.raises(RecoveryError, match="it failed"):
+        repositories.histories(1, [*segments, Segment(6, 4, BEGIN)])

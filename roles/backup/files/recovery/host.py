@@ -20,7 +20,14 @@ MOUNTED, WANTED = "/proc/self/mountinfo", "/etc/fstab"
 
 
 class RecoveryError(Exception):
-    """What was asked for cannot be done; the message says why, and what to do."""
+    """What was asked for cannot be done; the message says why, and what to do.
+
+    ``returncode`` is the exit code of the program that failed, if one did.
+    """
+
+    def __init__(self, message: str, returncode: int = 0) -> None:
+        super().__init__(message)
+        self.returncode = returncode
 
 
 class SilentError(RecoveryError):
@@ -89,7 +96,7 @@ def run(*command: str, env: dict[str, str] | None = None, timeout: float | None 
         raise SilentError(f"`{Path(command[0]).name}` gave no answer within {timeout:.0f} s") from None
     if done.returncode:
         said = "\n".join(line for line in (done.stderr + done.stdout).splitlines() if line.strip())
-        raise RecoveryError(said or f"`{' '.join(command[:2])}` failed with {done.returncode}")
+        raise RecoveryError(said or f"`{' '.join(command[:2])}` failed with {done.returncode}", done.returncode)
     return done.stdout
 
 

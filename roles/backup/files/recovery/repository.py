@@ -23,6 +23,8 @@ PER_FILE = 256
 SEGMENT_BYTES = 2**24
 # Of each timeline but the first, those before it: timeline, and number of the segment in which the next one begins.
 Histories = dict[int, list[tuple[int, int]]]
+# What archive-get ends with if the archive has no such file.
+NOT_ARCHIVED = 1
 # A line of a timeline's history: a timeline before it, and the position at which it was left.
 HISTORY = re.compile(r"(?m)^(\d+)\t([0-9A-F]+)/([0-9A-F]+)\t")
 # Status codes of `pgbackrest info` of a repository that can be used: backups, or none yet.
@@ -223,11 +225,19 @@ class Repositories:
         return read_archive(text)
 
     def histories(self, repository: int, segments: list[Segment]) -> Histories:
-        """Return the histories of the timelines of segments."""
+        """Return the histories of the timelines of segments, as far as the repository has them.
+
+        It lacks that of the timeline on which the cluster was when the repository was begun.
+        """
         found: Histories = {}
         with TemporaryDirectory() as directory:
             for timeline in sorted({each.timeline for each in segments} - {1}):
                 file = f"{directory}/{timeline}"
-                self.pgbackrest(f"--repo={repository}", "archive-get", f"{timeline:08X}.history", file)
+                try:
+                    self.pgbackrest(f"--repo={repository}", "archive-get", f"{timeline:08X}.history", file)
+                except RecoveryError as error:
+                    if error.returncode != NOT_ARCHIVED:
+                        raise
+                    continue
                 found[timeline] = read_history(Path(file).read_text(encoding="utf-8"))
         return found
