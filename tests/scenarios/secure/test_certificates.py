@@ -172,7 +172,14 @@ def attempts(platform: "Platform") -> dict[str, str]:
     [
         ("without a fault", ()),
         ("expired", ("certificate has expired", "certificate verify failed")),
-        ("of another host", ("doesn't match", "does not match", "name matches target host", "Hostname mismatch")),
+        # By its name, or because its authority may not issue it.
+        (
+            "of another host",
+            (
+                *("doesn't match", "does not match", "name matches target host", "Hostname mismatch"),
+                *("permitted subtree violation", "certificate verify failed"),
+            ),
+        ),
         (
             "of another authority",
             ("unable to get local issuer", "self-signed", "certificate verify failed", "certificate signature failure"),
