@@ -859,7 +859,14 @@ def test_notes_in_columns_without_a_name_do_not_reject_a_row(tmp_path: Path) -> 
     assert len(load(openpyxl_file(tmp_path, [*GOOD, None, "spilled"]))[0]) == 1
     rows, rejected = load(csv_file(tmp_path, ",".join(HEADER) + "\nS1,Husk,P1,Yolo,2024-10-31,5,,spilled\n"))
     assert rows == []
-    assert rejected[2].startswith("the row has 'spilled' to the right of the header's last column")
+    assert rejected[2].startswith("the row has more cells than the header; put double quotes")
+
+
+def test_a_decimal_comma_that_moves_cells_beyond_the_header_is_rejected(tmp_path: Path) -> None:
+    """The cell that has moved there may be empty: else 12,5 would be an amount of 12."""
+    rows, rejected = load(csv_file(tmp_path, ",".join([*HEADER, "Notes"]) + "\nS1,Husk,P1,Yolo,2024-10-31,12,5,\n"))
+    assert rows == []
+    assert rejected[2].startswith("the row has more cells than the header")
 
 
 def test_a_second_header_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ ROW_PROBLEM = "row_problem"
 # A frame ends at whichever limit is reached first: cells may be long, and memory must stay bounded.
 _FRAME_ROWS = 50_000
 _FRAME_CHARACTERS = 32 * 1024 * 1024
-_SHOWN_CHARACTERS = 40
 # A title above the header is looked for in so many rows.
 _TITLE_ROWS = 10
 _OTHERWISE = ", or delete or rename the worksheet if it holds nothing to be loaded"
@@ -103,11 +102,12 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
             problem = cells.problem
         elif row == names:
             problem = "is a second header; remove it"
-        elif is_of_csv and len(cells) > len(header) and (beyond := next(filter(None, cells[len(header) :]), "")):
-            # Probably a comma was not quoted, so the other cells have moved as well. Elsewhere it is a note.
+        elif is_of_csv and len(cells) > len(header):
+            # Probably a comma was not quoted, so the other cells have moved as well, and the last one may be empty.
+            # Elsewhere it is a note.
             problem = (
-                f"has '{beyond[:_SHOWN_CHARACTERS]}' to the right of the header's last column; "
-                "name that column, remove the cell, or put double quotes around a text that contains a comma"
+                "has more cells than the header; put double quotes around a text that contains a comma, "
+                "type a decimal point instead of a comma, or name the last column"
             )
         frame.numbers.append(number)
         frame.problems.append(problem)
