@@ -460,3 +460,18 @@ def test_the_kind_that_flows_read_is_the_one_that_is_checked(folder: Path, capsy
     code, lines = check(capsys, folder, ETL_SOURCE="xls")
     assert code == 1
     assert "ETL_SOURCE is 'xls'" in lines[-1]
+
+
+def test_files_that_are_no_worksheets_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A worksheet in a format that flows do not read would otherwise be left out without a word."""
+    (folder / SHEET / "03.2-Ultimate.txt").touch()
+    (folder / "Field data.xls").touch()
+    (folder / "03.3-Ash.csv").touch()
+    (folder / ".gitignore").touch()
+
+    _, lines = check(capsys, folder)
+
+    assert (
+        f"Not read: 03.3-Ash.csv, {SHEET}/03.2-Ultimate.txt, Field data.xls. "
+        "Flows read <sheet>.xlsx, <sheet>.xlsm and <sheet>/<worksheet>.csv."
+    ) in lines

@@ -330,7 +330,10 @@ def _source(
     # Flows read only the kind of file that the environment names; of Google there is nothing in a folder.
     kind = environment.get("ETL_SOURCE", "").replace("google", "")
     source = source_from_environment({"ETL_SOURCE": kind, "ETL_SOURCE_DIRECTORY": sheets})
-    return source, Folder(path).sheets(), []
+    folder = Folder(path)
+    others = ", ".join(folder.others())
+    note = f"Not read: {others}. Flows read <sheet>.xlsx, <sheet>.xlsm and <sheet>/<worksheet>.csv."
+    return source, folder.sheets(), [note] if others else []
 
 
 def _unread(source: Source, sheets: Sequence[str], checked: Sequence[Dataset], report: Report) -> Iterator[Unread]:

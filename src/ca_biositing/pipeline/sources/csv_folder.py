@@ -23,7 +23,7 @@ from ca_biositing.pipeline.sources.cells import BrokenRow
 
 # After an unclosed quote the rest of the file is one cell. The limit fails before memory is exhausted.
 _MAX_CELL_CHARACTERS = 64 * 1024 * 1024
-_SUFFIX = ".csv"
+SUFFIX = ".csv"
 _CUT = (
     "is the last of the file and has no line end, as in a file that was cut off; "
     "export the worksheet again, or end the line if it is whole"
@@ -59,7 +59,7 @@ class CsvFolder(Source):
     @contextmanager
     def open(self, sheet: str, worksheet: str) -> Iterator[Worksheet]:
         """Open a worksheet's file; see :meth:`Source.open`."""
-        path = self.directory / sheet / f"{worksheet}{_SUFFIX}"
+        path = self.directory / sheet / f"{worksheet}{SUFFIX}"
         present = self.worksheets(sheet)
         if worksheet not in present:
             raise ExtractError(
@@ -95,7 +95,7 @@ def _worksheets(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     # Not glob, which takes a folder that it may not read for an empty one.
     for entry in sorted(folder.iterdir()):
-        if is_sheet_file(entry, (_SUFFIX,)):
+        if is_sheet_file(entry, (SUFFIX,)):
             if entry.stem in found:
                 raise ExtractError(
                     f"Worksheet '{entry.stem}' is there twice, as {found[entry.stem]} and as {entry}. "

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ca_biositing.pipeline.sources.base import (
+    WORKBOOK_SUFFIXES,
     ExtractError,
     Source,
     Worksheet,
     alternatives,
+    is_sheet_file,
     no_folder,
     unreadable,
     workbooks,
 )
-from ca_biositing.pipeline.sources.csv_folder import CsvFolder
+from ca_biositing.pipeline.sources.csv_folder import SUFFIX, CsvFolder
 from ca_biositing.pipeline.sources.workbook import WorkbookFile
 
 
@@ -43,6 +45,17 @@ class Folder(Source):
             raise ExtractError(no_folder(self.directory)) from None
         except OSError as error:
             raise unreadable(f"The source folder {self.directory}", error) from error
+
+    def others(self) -> Sequence[str]:
+        """Return the files that are neither workbooks nor worksheets, by their paths in the folder, sorted."""
+        found = []
+        for path in (*self.directory.glob("*"), *self.directory.glob("*/*")):
+            place = path.relative_to(self.directory)
+            suffixes = WORKBOOK_SUFFIXES if path.parent == self.directory else (SUFFIX,)
+            is_hidden = any(part.startswith((".", "~$")) for part in place.parts)
+            if path.is_file() and not is_hidden and not is_sheet_file(path, suffixes):
+                found.append(str(place))
+        return sorted(found)
 
     def worksheets(self, sheet: str) -> Sequence[str]:
         """Return the names of a sheet's worksheets; see :meth:`Source.worksheets`."""
