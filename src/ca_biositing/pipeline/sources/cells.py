@@ -11,8 +11,11 @@ from typing import overload
 # A number as people may see it: with a decimal point or comma, and thousands separators.
 _SEPARATORS = ".,'\u2019 \u00a0\u202f"
 _SEEN = re.compile(rf"[.,]?[0-9]+(?:[{_SEPARATORS}][0-9]+)*(?:[eE][+-]?[0-9]+)?")
-# Percentages and fractions, but not units such as mg/L.
-_RATIO = re.compile("[%\u2030]|[0-9] */ *[0-9]")
+# Percentages, fractions, limits and multiples make it another number, but not units such as mg/L.
+_ANOTHER = re.compile(
+    "[%\u2030<>\u2264\u2265\u2248~\u00d7]|[0-9] */ *[0-9]|[0-9] *[x*\u00b7] *1"
+    r"|[0-9] *(?:k|thousand|million|billion|Tsd|Mio|Mrd)\b"
+)
 # What says that a number is below zero, also for accountants and in Japan; and a number that looks so.
 _MINUS = re.compile("[-\u2012-\u2015\u2212\uff0d(\u25b2\u25b3\u25bc]")
 _NEGATIVE = re.compile(rf"\W*{_MINUS.pattern}\W*[0-9]")
@@ -196,11 +199,12 @@ def time_text(value: date | time) -> str:
 
 def _is_seen(number: Decimal, shown: str, points: str) -> bool:
     """Return whether people who see this take it for the number, perhaps rounded. Nothing and a dash may be zero."""
-    if _RATIO.search(shown):
+    if _ANOTHER.search(shown):
         return False
     seen = _SEEN.findall(shown)
     if not seen:
-        return number == 0
+        # Words such as n.d. are no zero, but a dash beside a currency is.
+        return number == 0 and (_MINUS.search(shown) is not None or not re.search(r"[^\W\d_]", shown))
     has_sign = _MINUS.search(shown) if number < 0 and re.search("[1-9]", shown) else not _NEGATIVE.match(shown)
     return bool(has_sign) and any(_rounds_to(abs(number), text, point) for text in seen for point in points)
 
