@@ -69,7 +69,7 @@ def store(
     Yield the repository's options, the files that it needs, and the store's process.
     """
     if not inventory.is_container("database"):
-        pytest.skip("not a container")
+        pytest.skip("the store runs on this machine, which only a container is sure to reach")
     directory = tmp_path_factory.mktemp("store")
     authority = trustme.CA()
     certificate = authority.issue_cert(STORE, "127.0.0.1")
@@ -118,7 +118,7 @@ def sftp(
 ) -> Iterator[tuple[dict[str, Any], dict[str, str]] | None]:
     """Run sshd on the host, with an account for backups; None where pgBackRest has no SFTP."""
     if not inventory.is_container("database"):
-        pytest.skip("not a container")
+        pytest.skip("it installs an sshd, which belongs to whoever runs the host; a container is the test's own")
     if database.system_info.release.startswith("12"):
         yield None
         return

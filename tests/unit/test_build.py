@@ -119,3 +119,12 @@ def test_variables_of_the_loader_are_refused(copied: Copied, build: ModuleType, 
     """Activation scripts of conda packages set them in the release's environment files, which systemd reads as root."""
     with pytest.raises(build.BuildError, match="LD_PRELOAD"):
         build.write_environments(tmp_path / "r/releases/id", copied.copy, {"LD_PRELOAD": "library.so"})
+
+
+def test_the_sandbox_of_builds_is_that_of_the_units(build: ModuleType) -> None:
+    """They are started in different ways, so that their properties stand in two files."""
+    template = (FILES.parents[1] / "systemd_unit/templates/unit.j2").read_text(encoding="utf-8")
+    wanted = template.partition("# Sandbox")[2].partition("{{ systemd_unit_service")[0]
+    lacking = {line for line in wanted.splitlines() if "=" in line} - {*build.sandbox.PROPERTIES.splitlines()}
+    # Flows see the memory of their host; what a build makes is for everyone to read; the account has no capability.
+    assert lacking == {"ProcSubset=pid", "UMask=0077", "AmbientCapabilities="}

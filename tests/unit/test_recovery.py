@@ -10,6 +10,7 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from roles.backup.files.recovery import receiver
 from roles.backup.files.recovery.__main__ import advice, differences, has_failed_since
 from roles.backup.files.recovery.aside import restore_options, why_it_ended
 from roles.backup.files.recovery.drill import Counted, compare, read_verification
@@ -464,3 +465,31 @@ def test_a_repository_that_was_begun_after_a_restoration_lacks_that_timeline_s_h
     assert repositories.histories(1, segments) == {3: [(2, 5)]}
     with pytest.raises(RecoveryError, match="it failed"):
         repositories.histories(1, [*segments, Segment(6, 4, BEGIN)])
+
+
+@pytest.mark.parametrize(
+    ("slot", "systems", "reason"),
+    [
+        ("", [""], "No repository answers"),
+        ("", ["2"], "hold another cluster"),
+        ("", ["", "1"], None),
+        # It goes on while every repository is away.
+        ("reserved", [""], None),
+    ],
+)
+def test_wal_of_a_lost_cluster_is_kept_until_it_is_known_whose_the_new_one_is(
+    monkeypatch: pytest.MonkeyPatch, slot: str, systems: list[str], reason: str | None
+) -> None:
+    class BegunError(Exception):
+        """The WAL that was received may be removed from here on."""
+
+    def begin(*_arguments: object) -> None:
+        raise BegunError
+
+    living = SimpleNamespace(answers=lambda: True, slot=lambda _name: slot, archiver=lambda: {"system": "1"})
+    states = [Repository(number, 0, "ok", system) for number, system in enumerate(systems, start=1)]
+    monkeypatch.setattr(receiver, "Cluster", lambda _port: living)
+    monkeypatch.setattr(receiver, "Repositories", lambda _settings: SimpleNamespace(info=lambda: (states, [])))
+    monkeypatch.setattr(receiver, "_begin", begin)
+    with pytest.raises(RecoveryError if reason else BegunError, match=reason):
+        receiver._receive_until_it_ends(SimpleNamespace(port=5432, wal_directory="/srv/wal"))  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ def test_a_flow_run_sends_them_until_it_ends(monkeypatch: pytest.MonkeyPatch) ->
         (sender,) = (thread for thread in threading.enumerate() if thread not in before)
         while len(sent) < 3:
             assert time.monotonic() < deadline
+            # The thread tells nobody of what it sends.
             time.sleep(0.01)
     sender.join(GIVE_UP_SECONDS)
 

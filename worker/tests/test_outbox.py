@@ -136,7 +136,7 @@ def test_what_is_aside_does_not_grow_without_end(
     (aside / "oldest/file").write_bytes(b"x" * 5_000)
     (tmp_path / "target").touch()
     for name, size in (("older", 3_000), ("newer", 4_000), ("newest", 2_000)):
-        # A move within the file system's resolution of times.
+        # Two moves within the resolution of the file system's times, some milliseconds, would have no order.
         time.sleep(0.02)
         (tmp_path / name).write_bytes(b"x" * size)
         (tmp_path / name).rename(aside / f"{name}.jsonl")

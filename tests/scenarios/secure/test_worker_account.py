@@ -186,11 +186,15 @@ def test_no_way_leads_to_another_account(attempt: Try, command: str, words: str)
 
 # A process of a flow run is one of the worker's unit.
 BECOME_THE_SERVICE = """
-import os, socket, time
+import os, socket
 manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 manager.connect("/run/systemd/notify")
 manager.send(f"MAINPID={os.getpid()}\\nSTATUS=taken".encode())
-time.sleep(5)
+# Until systemd has dealt with it: of a process that has ended it would not know whose it was.
+receiver, sender = os.pipe()
+socket.send_fds(manager, [b"BARRIER=1"], [sender])
+os.close(sender)
+os.read(receiver, 1)
 """
 
 

@@ -63,6 +63,7 @@ def end(group: Path | None) -> None:
     deadline = time.monotonic() + _KILL_SECONDS
     with suppress(OSError):
         (group / "cgroup.kill").write_text("1", encoding="ascii")
+        # The kernel takes milliseconds, and could only tell of the end through another kind of wait.
         while "populated 1" in (group / "cgroup.events").read_text(encoding="ascii") and time.monotonic() < deadline:
             time.sleep(0.01)
     for folder, _, _ in os.walk(group, topdown=False):

@@ -41,9 +41,10 @@ def _receive_until_it_ends(settings: Settings) -> None:
     living, directory = Cluster(settings.port), Path(settings.wal_directory)
     if not living.answers():
         raise RecoveryError("PostgreSQL does not answer.")
-    states, _ = Repositories(settings).info()
-    if living.archiver()["system"] not in {each.system for each in states}:
-        raise RecoveryError("The repositories hold another cluster, whose WAL stays here until it is restored.")
+    # Only this program makes the slot, and no restoration brings it back. Without it the cluster may be an empty one in
+    # the place of a lost one, whose last WAL is here.
+    if not living.slot(SLOT):
+        _check_cluster(settings, living)
     _begin(living, directory)
     command = [f"{settings.programs}/pg_receivewal", "--no-loop", "--no-password", f"--slot={SLOT}"]
     command += [f"--directory={directory}", f"--port={settings.port}", "--status-interval=1"]
@@ -53,6 +54,15 @@ def _receive_until_it_ends(settings: Settings) -> None:
                 program.wait(INTERVAL)
             except subprocess.TimeoutExpired:
                 remove_archived(directory, living)
+
+
+def _check_cluster(settings: Settings, living: Cluster) -> None:
+    states, _ = Repositories(settings).info()
+    held = {each.system for each in states if each.system}
+    if not held:
+        raise RecoveryError("No repository answers, so that it is not known whether they hold this cluster.")
+    if living.archiver()["system"] not in held:
+        raise RecoveryError("The repositories hold another cluster, whose WAL stays here until it is restored.")
 
 
 def _begin(living: Cluster, directory: Path) -> None:

@@ -136,10 +136,9 @@ class Load:
         """Compare the table with the staged records; nothing else changes it until the end of the transaction."""
         # Readers proceed and other writers wait.
         self._execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
-        differs = "".join(
-            f" OR ({_list(self._others, 'target')}) IS DISTINCT FROM ({_list(self._others, 'staging')})"
-            for _ in self._others[:1]
-        )
+        differs = "false"
+        if self._others:
+            differs = f"({_list(self._others, 'target')}) IS DISTINCT FROM ({_list(self._others, 'staging')})"
         # The rows that no record names, and those that differ from their record. One join serves for both, because it
         # takes a third of the time of loading an unchanged worksheet.
         self._execute(
@@ -147,7 +146,7 @@ class Load:
             CREATE TEMPORARY TABLE different ON COMMIT DROP AS
             SELECT target.id, staging.ctid AS position
               FROM {self._target} AS target LEFT JOIN staging ON {self._same_key("staging", "target")}
-             WHERE staging.ctid IS NULL{differs}
+             WHERE staging.ctid IS NULL OR {differs}
             """
         )
 
