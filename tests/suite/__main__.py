@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +48,9 @@ def main() -> int:
     if options.programs:
         print(" ".join(sorted({program for part in parts for program in part.programs})))
         return 0
+    # A job of a CI system is ended by SIGTERM, and one in a shell's background ignores SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     output = console()
     if options.prefect:
         os.environ["PATH"] = f"{environment(options.prefect)}:{os.environ['PATH']}"

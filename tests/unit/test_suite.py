@@ -1,10 +1,15 @@
 """The suite's report: its counts, and the details of a failure."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests import limits
 from tests.suite import run, screen
 from tests.suite.parts import Part, Step
 from tests.suite.results import Result, reason, shortened
@@ -88,6 +93,37 @@ def test_a_part_whose_program_is_not_there_fails_and_the_others_go_on(
     }
     assert "no-such-program" in suite.results["broken"].failures[0].message
     assert "it needs broken" in suite.results["later"].failures[0].message
+
+
+STOPPED = """\
+import sys
+from pathlib import Path
+from tests.suite import __main__, run
+from tests.suite.parts import PARTS, Part, Step
+run.DIRECTORY = Path(sys.argv.pop(1))
+PARTS["long"] = Part("long", "", (Step("long", ("sh", "-c", "echo $$; exec sleep 600")),), 60)
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_suite_that_is_stopped_ends_its_parts(number: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "long/long.log"
+    # In the background of a shell, SIGINT is ignored.
+    suite = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", STOPPED, str(tmp_path), "long"],
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + limits.limit(limits.ANSWER)
+    while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    part = Path("/proc", log.read_text().strip())
+    assert part.exists()
+
+    suite.send_signal(number)
+
+    assert suite.wait(limits.limit(limits.ANSWER)) != 0
+    assert not part.exists()
 
 
 def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
