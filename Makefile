@@ -9,7 +9,9 @@ INVENTORY ?= inventory/local
 PYTHON ?= python3
 VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-INSTALL = $(SUDO) apt-get update --quiet --quiet; $(SUDO) apt-get install --quiet --yes --no-install-recommends
+# apt-get's hundreds of lines appear only where it fails.
+INSTALL = echo "Installing $(1)"; output=$$({ $(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(1); } 2>&1) \
+	|| { echo "$$output"; exit 1; }
 # Further options of ansible-playbook, such as --ask-become-pass, or -v for Ansible's own output.
 OPTIONS ?=
 PLAY = $(VENV)/bin/ansible-playbook --inventory $(INVENTORY) $(OPTIONS)
@@ -213,7 +215,7 @@ PACKAGES_libvirtd = vagrant-libvirt libvirt-daemon-system dnsmasq-base qemu-syst
 package-lists:
 	@ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || { echo "Reading the lists of packages"; $(SUDO) apt-get update --quiet --quiet; }
 zstd chromium vagrant libvirtd:
-	@command -v $@ >/dev/null || { echo "Installing $@"; $(INSTALL) $(or $(PACKAGES_$@),$@); }
+	@command -v $@ >/dev/null || { $(call INSTALL,$(or $(PACKAGES_$@),$@)); }
 
 vagrant-image: $(VENV)/controller
 	@$(PLAY) containers/ssh_image.yml
@@ -256,7 +258,7 @@ help: ## show this list
 # The controller's own environment: pip installs uv from a hashed lock, and uv installs everything else from hashed locks.
 $(VENV)/bin/uv: requirements/builder.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: name a newer one, as in \`make up PYTHON=python3.12\`." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv"; $(INSTALL) python3-venv; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call INSTALL,python3-venv); }
 	@echo "Making the environment $(VENV)"
 	@[ ! -L $(VENV) ] || { echo "$(VENV) is a link: remove it, so that this checkout gets an environment of its own." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
