@@ -1,6 +1,7 @@
 """Each flow run ends with its cgroup, in a cgroup of version 2 as systemd delegates it."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,8 +9,12 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import anyio
 import pytest
-from biocirv_worker import cgroups
+from biocirv_worker import cgroups, engine
+from biocirv_worker.processes import Starter
+from prefect.client.schemas.objects import FlowRun
+from prefect.workers.process import ProcessJobConfiguration
 
 PACKAGE = Path(cgroups.__file__).parent
 GIVE_UP_SECONDS = 60
@@ -130,6 +135,30 @@ def test_limits_are_written_where_the_kernel_has_them(tmp_path: Path, monkeypatc
     assert group
     written = {path.name: path.read_text(encoding="ascii") for path in group.iterdir()}
     assert written == {"memory.max": "1000000", "memory.oom.group": "1"}
+
+
+@pytest.mark.parametrize(
+    ("writes", "explained"),
+    [
+        ("", False),
+        (r"printf 'oom 1\noom_kill 0\n' >memory.events && ", False),
+        (r"printf 'oom 1\noom_kill 3\noom_group_kill 1\n' >memory.events && ", True),
+    ],
+)
+def test_a_crash_says_that_the_kernel_ended_it_for_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: str, explained: bool
+) -> None:
+    """By the events of its cgroup, which a directory of files plays here; without the controller, they are missing."""
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    unit = tmp_path / "unit"
+    unit.mkdir()
+    # Its parent is the keeper, by which its cgroup is called.
+    script = f"cd {unit}/run-$PPID && {writes}kill -KILL $$"
+    launcher = engine.Launcher(forks=False, groups=cgroups.Groups(str(unit)))
+    configuration = ProcessJobConfiguration(command=shlex.join(["sh", "-c", script]), env=dict(os.environ))
+    starter = Starter(FlowRun(flow_id=uuid4()), configuration, str(tmp_path), launcher, None)
+    assert anyio.run(starter.run, lambda _: None) == -9
+    assert ("for lack of memory" in starter.explain("Process exited")) == explained
 
 
 def test_a_host_without_delegation_is_told_of_once(

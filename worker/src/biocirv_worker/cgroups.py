@@ -56,6 +56,15 @@ def enter(group: Path | None) -> None:
         (group / "cgroup.procs").write_text("0", encoding="ascii")
 
 
+def ended_for_memory(group: Path | None) -> bool:
+    """Return whether the kernel has killed a process of a cgroup for lack of memory, whichever limit it met."""
+    with suppress(OSError):
+        # Without the controller, there is no such file.
+        events = (group / "memory.events").read_text(encoding="ascii") if group else ""
+        return any(line.split()[0] == "oom_kill" and int(line.split()[1]) > 0 for line in events.splitlines())
+    return False
+
+
 def end(group: Path | None) -> None:
     """Kill all processes of a cgroup, and remove it with those that were made in it."""
     if not group or not group.exists():

@@ -41,7 +41,7 @@ class Process:
     """A flow run's process.
 
     ``returncode`` is its exit code, or minus a signal's number; None while it runs. ``said`` is the end of what it
-    wrote to standard error, if it failed.
+    wrote to standard error, if it failed; ``for_memory`` says whether the kernel killed it for lack of memory.
     """
 
     pid: int
@@ -50,16 +50,19 @@ class Process:
     _keeper: socket.socket
     _group: Path | None
     said: str = ""
+    for_memory: bool = False
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when the process and all that belongs to it have ended."""
         return self._keeper.fileno()
 
     def read_status(self) -> None:
-        """Set ``returncode`` and ``said``, once ``fileno()`` is readable. A process without a keeper is killed."""
+        """Set how it ended, once ``fileno()`` is readable. A process without a keeper is killed."""
         message = self._keeper.recv(_MESSAGE_BYTES)
-        ended: dict[str, Any] = json.loads(message) if message else {"status": -signal.SIGKILL, "said": ""}
-        self.returncode, self.said = ended["status"], ended["said"]
+        ended: dict[str, Any] = (
+            json.loads(message) if message else {"status": -signal.SIGKILL, "said": "", "for_memory": False}
+        )
+        self.returncode, self.said, self.for_memory = ended["status"], ended["said"], ended["for_memory"]
 
     def close(self) -> None:
         """Kill the process and its cgroup if they are still there, and close the descriptors."""

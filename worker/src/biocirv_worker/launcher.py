@@ -158,9 +158,10 @@ def _keep_alive(launcher: int, process: int, group: Path | None, worker: socket.
         os.kill(process, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _end_rest(0 if status == -signal.SIGKILL else _GRACE_SECONDS)
+    ended = {"status": status, "for_memory": cgroups.ended_for_memory(group)}
     cgroups.end(group)
     with suppress(OSError):
-        worker.send(json.dumps({"status": status, "said": relay.said() if status else ""}).encode())
+        worker.send(json.dumps({**ended, "said": relay.said() if status else ""}).encode())
 
 
 def _raise_ended(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 # Lines of what a crashed flow run's process said last that its state's message has.
 _LINES = 9
+_FOR_MEMORY = (
+    "The kernel killed it for lack of memory: it used more than RUN_MEMORY_MAX, all flow runs together used more than"
+    " the worker's unit may, or the host had none left. The host's `journalctl -k` says which."
+)
 
 
 class Starter:
@@ -50,7 +54,7 @@ class Starter:
         self._launcher = launcher
         self._what: dict[str, Any] = {"function": run} if run else {"command": shlex.split(configuration.command or "")}
         self._output = configuration.stream_output
-        self._said = ""
+        self._ended: Process | None = None
 
     async def run(self, started: Callable[[Process], None], **variables: str) -> int:
         """Start the process, call ``started`` with it, and return when it and its children have ended.
@@ -58,12 +62,16 @@ class Starter:
         ``variables`` are added to its environment. Returns its exit code, or minus a signal's number.
         """
         process = await self._start(self._environment | variables, started, **self._what)
-        self._said = last_lines(process.said)
+        self._ended = process
         return cast("int", process.returncode)
 
     def explain(self, message: str) -> str:
-        """Return the message of a crash, with what the process said last."""
-        return f"{message}\nIt said last:\n{self._said}" if self._said else message
+        """Return the message of a crash, with why the kernel ended the process, and what the process said last."""
+        if self._ended and self._ended.for_memory:
+            message += f"\n{_FOR_MEMORY}"
+        if self._ended and (said := last_lines(self._ended.said)):
+            message += f"\nIt said last:\n{said}"
+        return message
 
     async def run_hooks(self, kind: str, state: State[Any]) -> None:
         """Run the flow's hooks of a kind, `crashed` or `cancellation`."""
