@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 RUNNING = units("service")
 # Units that run from a release.
 UNITS = [unit for unit in RUNNING if "follows" in entry(unit)]
-# Units that this project sandboxes; PostgreSQL's unit is Debian's.
-SANDBOXED = [unit for unit in units("service", "task", "foundation") if not unit.startswith("postgresql")]
+SANDBOXED = units("service", "task", "foundation")
+POSTGRESQL = next(unit for unit in units("foundation") if unit.startswith("postgresql"))
 # Tasks with an account, and so a login, of their own.
 TASKS = [unit for unit in units("task") if "account" in entry(unit)]
 
@@ -31,6 +31,15 @@ def host_of(inventory: "Inventory", unit: str) -> Host:
     """Return the first host that runs a unit."""
     group = entry(unit)["group"]
     return inventory.host("prefect_server" if group == "all" else group)
+
+
+def instance(host: Host, unit: str) -> str:
+    """Return a unit's name; of PostgreSQL, whose list has a pattern, that of the active instance."""
+    if "*" not in unit:
+        return unit
+    found: list[str] = host.check_output("systemctl list-units --state=active --plain --no-legend %s", unit).split()
+    assert found, f"no unit {unit} is active"
+    return found[0]
 
 
 @pytest.mark.parametrize("unit", RUNNING)
@@ -55,11 +64,20 @@ def test_target_is_started_with_all_services_and_at_boot(inventory: "Inventory",
 
 
 def test_postgresql_runs(database: Host) -> None:
-    units = database.check_output("systemctl list-units --state=active --plain --no-legend 'postgresql@*'").split()
-    assert units, "no cluster's unit is active"
-    restart = properties(database, units[0], "Restart", "StartLimitIntervalUSec")
+    restart = properties(database, instance(database, POSTGRESQL), "Restart", "StartLimitIntervalUSec")
     assert restart == {"Restart": "on-failure", "StartLimitIntervalUSec": "0"}
     assert "accepting connections" in database.check_output("pg_isready")
+
+
+def test_postgresql_runs_in_its_sandbox(database: Host) -> None:
+    """It was started, or started again, with the drop-in: its processes have no privileges and cannot get any."""
+    pid = properties(database, instance(database, POSTGRESQL), "MainPID")["MainPID"]
+    status = database.check_output("grep --extended-regexp '^(CapBnd|NoNewPrivs|Seccomp):' /proc/%s/status", pid)
+    assert dict(line.split(":\t") for line in status.splitlines()) == {
+        "CapBnd": "0000000000000000",
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+    }
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -89,7 +107,7 @@ def test_environment_is_roots_alone_and_not_in_the_unit(inventory: "Inventory", 
 @pytest.mark.parametrize("unit", SANDBOXED)
 def test_unit_is_sandboxed(inventory: "Inventory", unit: str) -> None:
     host = host_of(inventory, unit)
-    verdict = host.check_output("systemd-analyze security --no-pager %s", unit).splitlines()[-1]
+    verdict = host.check_output("systemd-analyze security --no-pager %s", instance(host, unit)).splitlines()[-1]
     exposure = float(verdict.split(":")[1].split()[0])
     assert exposure <= (2.5 if unit == "prefect-worker" else 2.0), verdict
 
