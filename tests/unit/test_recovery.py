@@ -1,6 +1,7 @@
 """What a restoration's target means, which backup leads there, and what pgBackRest's listings say."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from roles.backup.files.recovery import receiver
-from roles.backup.files.recovery.__main__ import advice, differences, has_failed_since
+from roles.backup.files.recovery.__main__ import advice, differences, has_failed_since, read_points
 from roles.backup.files.recovery.aside import restore_options, why_it_ended
 from roles.backup.files.recovery.drill import Counted, compare, read_verification
 from roles.backup.files.recovery.host import MOUNTED, WANTED, RecoveryError, mount_point
@@ -90,6 +91,40 @@ def test_info_tells_of_backups_oldest_first_and_of_repositories() -> None:
     ]
     assert backups[0].finished == datetime(2026, 11, 30, 5, 19, 56, tzinfo=UTC)
     assert (backups[1].size, backups[1].stored) == (43618562, 72376)
+
+
+def test_restore_points_are_noted_with_the_newest_backup_of_each_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a listing says of them is what was noted; what a repository has noted is not noted again."""
+    repositories = Repositories(SimpleNamespace(stanza="biocirv"))  # type: ignore[arg-type] # all that is read
+    noted: list[tuple[str, ...]] = []
+    monkeypatch.setattr(repositories, "pgbackrest", lambda *arguments: noted.append(arguments))
+    newest = {**INFO["backup"][0], "annotation": {"restore-point.one": minutes(1).isoformat(), "by": "hand"}}
+    _, backups = read_info(json.dumps([{**INFO, "backup": [newest, INFO["backup"][1]]}]), "biocirv")
+    assert [each.points for each in backups] == [{}, {"one": minutes(1)}]
+
+    repositories.note_points({"one": minutes(1), "two": minutes(2)}, [*backups, replace(backups[0], repository=2)])
+    repositories.note_points({"one": minutes(1)}, backups)
+
+    two = f"--annotation=restore-point.two={minutes(2).isoformat()}"
+    assert sorted(noted) == [
+        ("annotate", "--repo=1", f"--set={newest['label']}", two),
+        (
+            "annotate",
+            "--repo=2",
+            f"--set={backups[0].label}",
+            f"--annotation=restore-point.one={minutes(1).isoformat()}",
+            two,
+        ),
+    ]
+
+
+def test_restore_points_outlive_their_host_and_end_with_the_backups_that_lead_there(tmp_path: Path) -> None:
+    own: Any = SimpleNamespace(state=str(tmp_path))
+    backups = [replace(backup("F", 2, 1), points={"old": minutes(1), "noted": minutes(3)})]
+    assert read_points(own, backups) == {"noted": minutes(3)}
+    (tmp_path / "points.json").write_text(json.dumps({"new": minutes(4).isoformat()}))
+    assert list(read_points(own, backups)) == ["noted", "new"]
+    assert read_points(own, []) == {}
 
 
 def test_info_of_an_unknown_stanza_is_an_error() -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -159,6 +160,7 @@ def backup(own: Settings) -> int:
             options = (f"--repo={each.number}", f"--type={'full' if due else 'incr'}", "--log-level-console=info")
             try:
                 print(repositories.pgbackrest("backup", *options), end="", flush=True)
+                repositories.note_points(read_points(own, backups), repositories.info(each.number)[1])
             except RecoveryError as error:
                 print(error, file=sys.stderr, flush=True)
                 failed = 1
@@ -170,9 +172,15 @@ def has_failed_since(drilled: dict[str, Any], moment: datetime) -> bool:
     return bool(drilled) and not drilled["succeeded"] and datetime.fromisoformat(drilled["finished"]) > moment
 
 
-def read_points(own: Settings) -> dict[str, datetime]:
-    """Return the times of restore points by their names."""
-    return {name: datetime.fromisoformat(moment) for name, moment in _read(own, POINTS).items()}
+def read_points(own: Settings, backups: list[Backup]) -> dict[str, datetime]:
+    """Return the times of restore points by their names, oldest first: those that a backup leads to.
+
+    The repositories note them, so that they outlive this host; the newest may be noted here only.
+    """
+    points = {name: moment for backup in backups for name, moment in backup.points.items()}
+    points |= {name: datetime.fromisoformat(moment) for name, moment in _read(own, POINTS).items()}
+    oldest = min((backup.finished for backup in backups), default=datetime.now(UTC))
+    return {name: points[name] for name in sorted(points, key=points.__getitem__) if points[name] >= oldest}
 
 
 def _read(own: Settings, name: str) -> dict[str, str]:
@@ -190,26 +198,25 @@ def _write(own: Settings, name: str, content: dict[str, str]) -> None:
 
 def point(own: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     """Make a restore point, wait until it is archived, and return it."""
-    points = read_points(own)
+    repositories = Repositories(own)
+    _, backups = repositories.info()
+    points = read_points(own, backups)
     check_name(arguments.name, points)
     made = Cluster(own.port).mark(arguments.name, PATIENCE)
-    _write_points(own, {**points, made.name: made.time})
+    points[made.name] = made.time
+    _write(own, POINTS, {name: moment.isoformat() for name, moment in points.items()})
+    # The next backup notes it where one is running, or a repository is away.
+    with suppress(RecoveryError), alone(own.state, wait=False):
+        repositories.note_points(points, backups)
     return {"name": made.name, "time": made.time.isoformat(timespec="milliseconds"), "seconds": round(made.seconds, 1)}
-
-
-def _write_points(own: Settings, points: dict[str, datetime]) -> None:
-    """Write the restore points that a backup still leads to."""
-    _, backups = Repositories(own).info()
-    oldest = min((each.finished for each in backups), default=datetime.now(UTC))
-    _write(own, POINTS, {name: moment.isoformat() for name, moment in points.items() if moment >= oldest})
 
 
 def find_way(own: Settings, to: str) -> tuple[Target, Route]:
     """Return what a target means, and the way there; where the cluster runs, after all until now is archived."""
     now = datetime.now(UTC)
-    target = read_target(to, read_points(own))
     living, repositories = Cluster(own.port), Repositories(own)
     states, backups = repositories.info()
+    target = read_target(to, read_points(own, backups))
     # A cluster that was made anew after a loss cannot be archived there. Where that fails, what is archived may do.
     archiver = living.archiver() if living.answers() else {"failing": True}
     is_archived = not archiver["failing"] and archiver["system"] in {each.system for each in states}
@@ -295,9 +302,6 @@ def state(own: Settings, _: argparse.Namespace) -> dict[str, Any]:
     states_of_unit = run("systemctl", "show", "--property=ActiveState,Result", unit).split()
     found["backup_runs"] = "ActiveState=activating" in states_of_unit
     found["backup_failed"] = "Result=success" not in states_of_unit
-    found["restore_points"] = [
-        {"name": name, "time": moment.isoformat(timespec="seconds")} for name, moment in read_points(own).items()
-    ]
     try:
         found["archiver"] = Cluster(own.port).archiver()
     except RecoveryError as error:
@@ -307,6 +311,10 @@ def state(own: Settings, _: argparse.Namespace) -> dict[str, Any]:
     except RecoveryError as error:
         return {**found, "problem": str(error)}
     found["backups"] = [_backup(each) for each in backups]
+    found["restore_points"] = [
+        {"name": name, "time": moment.isoformat(timespec="seconds")}
+        for name, moment in read_points(own, backups).items()
+    ]
     for each in states:
         place = own.repositories[each.number - 1]
         unmounted = not_mounted(own, place["directory"]) if place["directory"] else ""

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,8 @@ Histories = dict[int, list[tuple[int, int]]]
 NOT_ARCHIVED = 1
 # A line of a timeline's history: a timeline before it, and the position at which it was left.
 HISTORY = re.compile(r"(?m)^(\d+)\t([0-9A-F]+)/([0-9A-F]+)\t")
+# A restore point in the annotations of a backup: its name follows this, its time is the value.
+POINT = "restore-point."
 # Status codes of `pgbackrest info` of a repository that can be used: backups, or none yet.
 USABLE = (0, 2)
 # Of one that holds nothing of this cluster yet.
@@ -69,6 +71,8 @@ class Backup:
     last: int
     # Pages with wrong checksums were found, or parts are missing.
     faulty: bool
+    # Restore points that are noted with it: their times by their names.
+    points: dict[str, datetime] = field(default_factory=dict)
 
     @property
     def earliest(self) -> datetime:
@@ -139,6 +143,11 @@ def _read_backup(found: dict[str, Any]) -> Backup:
         timeline=timeline,
         last=number_of(found["archive"]["stop"])[0],
         faulty=bool(found.get("error")),
+        points={
+            name.removeprefix(POINT): datetime.fromisoformat(moment)
+            for name, moment in (found.get("annotation") or {}).items()
+            if name.startswith(POINT)
+        },
     )
 
 
@@ -195,9 +204,9 @@ class Repositories:
         """Run pgBackRest with this host's stanza and return its output."""
         return run("pgbackrest", f"--stanza={self._settings.stanza}", *arguments, env=env, timeout=timeout)
 
-    def info(self) -> tuple[list[Repository], list[Backup]]:
-        """Return the state of the repositories, and the backups in them, oldest first."""
-        numbers = range(1, len(self._settings.repositories) + 1)
+    def info(self, *numbers: int) -> tuple[list[Repository], list[Backup]]:
+        """Return the state of repositories, all or those with these numbers, and their backups, oldest first."""
+        numbers = numbers or tuple(range(1, len(self._settings.repositories) + 1))
         with ThreadPoolExecutor(len(numbers)) as pool:
             answers = [*pool.map(self._info, numbers)]
         backups = sorted((each for _, found in answers for each in found), key=lambda backup: backup.finished)
@@ -216,6 +225,15 @@ class Repositories:
         """Return the files, below the data directory, in which a backup found pages with wrong checksums."""
         text = self.pgbackrest("info", "--output=json", f"--set={backup.label}", f"--repo={backup.repository}")
         return [name for found in json.loads(text) for each in found["backup"] for name in each.get("error-list") or []]
+
+    def note_points(self, points: dict[str, datetime], backups: list[Backup]) -> None:
+        """Note restore points with the newest backup of each repository that has not noted them."""
+        for number in {backup.repository for backup in backups}:
+            own = [backup for backup in backups if backup.repository == number]
+            missing = points.keys() - {name for backup in own for name in backup.points}
+            notes = [f"--annotation={POINT}{name}={points[name].isoformat()}" for name in sorted(missing)]
+            if notes:
+                self.pgbackrest("annotate", f"--repo={number}", f"--set={own[-1].label}", *notes)
 
     def segments(self, repository: int) -> list[Segment]:
         """Return the archived segments of a repository by number."""
