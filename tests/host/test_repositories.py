@@ -213,6 +213,40 @@ def test_repositories_are_added_changed_and_removed(
     assert inventory.status()["problems"] == []
 
 
+def test_a_repository_that_is_away_holds_up_no_other(inventory: Inventory, database: Host) -> None:
+    """The other one gets WAL and base backups, and it is said which of them failed."""
+    second = "/var/lib/second"
+    repositories: list[dict[str, Any]] = [{"path": DIRECTORY}, {"path": second}]
+    try:
+        converge(inventory, repositories)
+        exercised(database, repositories)
+        before = len([backup for backup in state(database)["backups"] if backup["repository"] == 1])
+        database.check_output(f"mv {second} {second}.away")
+        commit(database)
+        later = commit(database)
+        archived = f"ls {DIRECTORY}/archive/biocirv/*/*/{later}-*"
+        wait_until(lambda: database.run(archived).rc == 0, "what was committed later is in the other one")
+        assert database.run("systemctl start biocirv-base-backup").rc != 0
+        found = state(database)
+        assert found["archiver"]["failing"]
+        assert len([backup for backup in found["backups"] if backup["repository"] == 1]) > before
+        assert [*found["backup_errors"]] == [second]
+        problems = inventory.status()["problems"]
+        assert any(problem.startswith(f"The last base backup in {second} failed: ") for problem in problems), problems
+        assert any(problem.startswith(f"The backup repository {second} cannot be used") for problem in problems)
+
+        database.check_output(f"mv {second}.away {second}")
+        commit(database)
+        wait_until(lambda: not state(database)["archiver"]["waiting"], "all WAL is archived", 180)
+        database.check_output("systemctl start biocirv-base-backup")
+        assert [repository["gaps"] for repository in state(database)["repositories"]] == [[], []]
+        assert inventory.status()["problems"] == []
+    finally:
+        database.run(f"mv {second}.away {second}")
+        converge(inventory, repositories[:1])
+        database.run(f"rm -r {second}")
+
+
 def test_a_disk_that_is_not_mounted_is_not_written_to(inventory: Inventory, database: Host) -> None:
     """Its mount point stays empty, archiving waits, and a converge says so instead of beginning anew in it."""
     disk = [{"path": "/mnt/backups/biocirv"}]
@@ -269,7 +303,7 @@ def test_a_full_repository_stops_nothing(inventory: Inventory, database: Host) -
         assert database.run("systemctl start biocirv-base-backup").rc != 0
         problems = inventory.status()["problems"]
         assert any("/var/lib/pgbackrest" in problem and "full" in problem for problem in problems), problems
-        assert any(problem.startswith("The last base backup failed: ") for problem in problems), problems
+        assert any(problem.startswith(f"The last base backup in {DIRECTORY} failed: ") for problem in problems)
         assert json.loads(database.check_output(f"{RECOVERY} find %s", moment))["backup"]
         assert psql(database, "SELECT count(*) FROM meanwhile") == "100000"
 

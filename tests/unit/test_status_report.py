@@ -47,6 +47,7 @@ BACKUPS: dict[str, Any] = {
     },
     "backup_runs": False,
     "backup_failed": False,
+    "backup_errors": {},
     "repositories": [
         {
             "number": 1,
@@ -162,6 +163,11 @@ MAKE = "INVENTORY=inventory/mine`"
         ),
         ((*ONE, "backups", "backups", 0, "faulty"), True, "The last base backup in /var/lib/pgbackrest holds damaged"),
         ((*ONE, "backups", "backup_failed"), True, "The last base backup failed: `make logs UNIT=biocirv-base-backup"),
+        (
+            (*ONE, "backups"),
+            {**BACKUPS, "backup_failed": True, "backup_errors": {"s3 backups /biocirv": "it is away"}},
+            "The last base backup in s3 backups /biocirv failed: `make logs UNIT=biocirv-base-backup",
+        ),
         ((*ONE, "backups", "problem"), "no configuration", "The backups on one cannot be asked: no configuration"),
         (
             (*ONE, "backups", "repositories", 0),

@@ -145,7 +145,8 @@ def _backup_problems(backups: dict[str, Any], now: datetime, asked: dict[str, An
                     f"{base} begins anew"
                 )
     if backups["backup_failed"]:
-        yield f"The last base backup failed: {journal}"
+        places = ", ".join(backups["backup_errors"])
+        yield f"The last base backup{f' in {places}' if places else ''} failed: {journal}"
     yield from _archiver_problems(backups, now, asked)
     drill = backups["drill"]
     if drill and not drill["succeeded"]:

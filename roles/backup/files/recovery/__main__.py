@@ -25,6 +25,8 @@ from .repository import NAME, UNPREPARED, Backup, Repositories, Repository, Segm
 from .target import Route, Target, check_name, find_route, read_target
 
 POINTS = "points.json"
+# Why the last base backup has failed, by the place of the repository.
+FAILED = "failed.json"
 # In the message of a repository whose files cannot be decrypted.
 WRONG_KEY = re.compile("CryptoError|FormatError|cipher", re.IGNORECASE)
 # Where the file system of each repository was mounted when it was prepared, by directory.
@@ -147,12 +149,14 @@ def _are_scheduled(timers: list[str]) -> bool:
 
 
 def backup(own: Settings) -> int:
-    """Make a base backup in each repository, and return 1 if one of them failed."""
+    """Make a base backup in each repository, whatever the others do; return 1 if one of them failed."""
     repositories = Repositories(own)
-    failed = 0
+    failed: dict[str, str] = {}
     with alone(own.state):
+        _write(own, FAILED, {})
         states, backups = repositories.info()
         for each in states:
+            place = own.repositories[each.number - 1]["place"]
             fulls = [one.started for one in backups if one.repository == each.number and one.kind == "full"]
             due = not fulls or datetime.now(UTC) - fulls[-1] > timedelta(days=own.full_days) - timedelta(hours=1)
             # What a drill could not restore may be damaged in the full backup, which the others are based on.
@@ -162,9 +166,10 @@ def backup(own: Settings) -> int:
                 print(repositories.pgbackrest("backup", *options), end="", flush=True)
                 repositories.note_points(read_points(own, backups), repositories.info(each.number)[1])
             except RecoveryError as error:
-                print(error, file=sys.stderr, flush=True)
-                failed = 1
-    return failed
+                print(f"The base backup in {place} failed: {error}", file=sys.stderr, flush=True)
+                failed[place] = str(error)
+        _write(own, FAILED, failed)
+    return 1 if failed else 0
 
 
 def has_failed_since(drilled: dict[str, Any], moment: datetime) -> bool:
@@ -302,6 +307,7 @@ def state(own: Settings, _: argparse.Namespace) -> dict[str, Any]:
     states_of_unit = run("systemctl", "show", "--property=ActiveState,Result", unit).split()
     found["backup_runs"] = "ActiveState=activating" in states_of_unit
     found["backup_failed"] = "Result=success" not in states_of_unit
+    found["backup_errors"] = _read(own, FAILED)
     try:
         found["archiver"] = Cluster(own.port).archiver()
     except RecoveryError as error:
