@@ -22,6 +22,8 @@ FIREWALL = "molecule/secure/firewall.yml"
 ANY_API = "/api/flow_runs/count"
 # A port that does not answer within this time is blocked by the firewall.
 SILENCE_SECONDS = 1
+# Exit code of curl.
+OUT_OF_TIME = 28
 # More than nginx had room for, with 1024 connections for each of two processes.
 HELD = 2500
 # Begins requests and does not end them; the server has a minute to close the connections.
@@ -207,6 +209,28 @@ def test_requests_that_do_not_end_keep_nobody_out(platform: "Platform", note: Ca
 
 
 @pytest.mark.parametrize(("port", "starttls"), [(443, ""), (5432, "-starttls postgres")], ids=["proxy", "postgresql"])
+def test_the_server_reaches_no_other_addresses_than_it_is_told_to(platform: "Platform") -> None:
+    """Whoever holds the API's password makes it post to any address, by an automation (`prefect_server_addresses`)."""
+    group = platform.host.check_output("systemctl show --property=ControlGroup --value prefect-server")
+    mount = platform.host.check_output("findmnt --types cgroup2 --noheadings --output TARGET | head -n 1")
+    enter = f"echo $$ >{mount}{group}/cgroup.procs && "
+
+    def ask(address: str, before: str = "") -> int:
+        """Return curl's exit code."""
+        curl = f"curl --silent --insecure --noproxy '*' --output /dev/null --max-time 5 https://{address}/api/health"
+        code: int = platform.host.run("sh -c %s", f"{before}exec {curl}").rc
+        return code
+
+    platform.host.check_output("ip address add 192.0.2.1/32 dev lo")
+    try:
+        limits.wait_until(lambda: ask("192.0.2.1") == 0, "it answers root", limits.ANSWER)
+        # The other address shows that the process can ask at all.
+        limits.wait_until(lambda: ask("127.0.0.1", enter) == 0, "the server's own host answers it", limits.ANSWER)
+        assert ask("192.0.2.1", enter) == OUT_OF_TIME
+    finally:
+        platform.host.run("ip address del 192.0.2.1/32 dev lo")
+
+
 def test_only_tls_1_3_is_spoken(
     platform: "Platform", attacker: Host, note: Callable[[str], None], port: int, starttls: str
 ) -> None:

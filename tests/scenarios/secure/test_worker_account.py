@@ -142,6 +142,18 @@ def test_what_a_release_is_built_of_is_roots_alone(
         assert "Permission denied" in attempt(f"cat {path}").stdout
 
 
+@pytest.mark.parametrize("directory", ["tmp", "var/tmp"])
+def test_temporary_files_have_a_limit(platform: "Platform", attempt: Try, directory: str) -> None:
+    """They fill memory of the flow runs, as much as `prefect_worker_tmp_max` allows, and not the host's disk."""
+    path = f"/{directory}"
+    free = attempt(f"df --output=avail --block-size=1 {path} | tail -n 1")
+    assert 0 < int(free.stdout) < int(platform.host.check_output("free --bytes | awk '/Mem/ {print $2}'")) / 50
+    refused = attempt(f"head --bytes={int(free.stdout) + 1} /dev/zero >{path}/probe")
+    assert refused.rc != 0
+    assert "No space left on device" in refused.stdout
+    assert platform.host.run(f"ls {path}/probe").rc != 0
+
+
 def test_processes_of_others_are_invisible(platform: "Platform", attempt: Try) -> None:
     """They are invisible by process id too."""
     for unit, pid in platform.processes().items():
