@@ -228,8 +228,8 @@ def test_contradictions_are_rejected_with_each_other_s_place(folder: Folder) -> 
     assert folder.rows("SELECT value FROM observation ORDER BY value") == [(Decimal(1),), (Decimal(5),)]
     reason = "the row has the same Sample_name, Exper_id, Parameter, Unit, Replicate as row {} of worksheet 03.1-Any, "
     assert folder.rows("SELECT row_number, column_name, reason FROM rejected_row ORDER BY row_number") == [
-        (2, None, reason.format(4) + "but other values; keep one of them"),
-        (4, None, reason.format(2) + "but other values; keep one of them"),
+        (2, None, reason.format(4) + "but another Value; keep one of them"),
+        (4, None, reason.format(2) + "but another Value; keep one of them"),
     ]
 
 

@@ -72,7 +72,8 @@ def row(dataset: Dataset, header: str, field: Field) -> list[str]:
     return [
         f"`{header}`",
         what_to_type(field),
-        "no" if dataset.is_required(field) else "yes",
+        # A row that is empty in all columns of a flow is no row for that flow.
+        "no" if dataset.is_required(field) and len(dataset.columns) > 1 else "yes",
         f"`{dataset.name}`",
         f"`{dataset.table.name}.{field.column}`",
     ]
@@ -166,8 +167,8 @@ def reasons_of_kinds() -> Iterator[str]:
 
 def errors_of_checks() -> set[str]:
     """Return the error messages of the checks of all cells."""
-    checks = (check for dataset in datasets() for field in dataset.columns.values() for check in field.checks())
-    return {str(check.error) for check in checks}
+    fields_ = ((field, dataset.is_required(field)) for dataset in datasets() for field in dataset.columns.values())
+    return {str(check.error) for field, required in fields_ for check in field.checks(is_required=required)}
 
 
 def reasons() -> list[str]:

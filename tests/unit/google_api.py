@@ -40,7 +40,8 @@ class Spreadsheet:
     """A spreadsheet that is shared with the account: worksheets are rows of cells, or None for a chart.
 
     A cell is a value, or the API's object of a cell. ``merges`` are the API's ranges. ``kind`` and ``target`` are those
-    of another file in Drive, and of the file that a shortcut leads to.
+    of another file in Drive, and of the file that a shortcut leads to. ``hidden_rows`` are counted from 1,
+    ``hidden_columns`` from 0.
     """
 
     id: str
@@ -50,6 +51,9 @@ class Spreadsheet:
     merges: Sequence[Mapping[str, int]] = ()
     kind: str = SPREADSHEET
     target: str | None = None
+    is_hidden: bool = False
+    hidden_rows: Sequence[int] = ()
+    hidden_columns: Sequence[int] = ()
 
 
 @dataclass
@@ -177,8 +181,10 @@ class GoogleApi(ThreadingHTTPServer):
                 "sheets": [{"properties": each | ({"sheetId": n} if n else {})} for n, each in enumerate(properties)]
             }
         assert query["fields"] == (
-            "sheets(merges,data(rowData(values(effectiveValue,formattedValue,"
-            "effectiveFormat(numberFormat(type)),userEnteredValue(formulaValue)))))"
+            "sheets(properties(hidden),merges,data(rowData(values(effectiveValue,formattedValue,"
+            "effectiveFormat(numberFormat(type),textFormat(strikethrough)),userEnteredValue(formulaValue),"
+            "textFormatRuns(format(strikethrough)))),"
+            "rowMetadata(hiddenByUser,hiddenByFilter),columnMetadata(hiddenByUser)))"
         )
         quoted = query["ranges"]
         assert quoted[0] == quoted[-1] == "'"
@@ -188,7 +194,13 @@ class GoogleApi(ThreadingHTTPServer):
         data = [{"values": [_shown(cell) for cell in row]} if row else {} for row in rows]
         # Cells that are empty but formatted are sent.
         data.append({"values": [{"effectiveFormat": {"numberFormat": {"type": "TEXT"}}}]})
-        return {"sheets": [{"data": [{"rowData": data}], **({"merges": sheet.merges} if sheet.merges else {})}]}
+        grid = {
+            "rowData": data,
+            "rowMetadata": [{"hiddenByUser": True} if n in sheet.hidden_rows else {} for n in range(1, 1001)],
+            "columnMetadata": [{"hiddenByUser": True} if n in sheet.hidden_columns else {} for n in range(26)],
+        }
+        others = {"merges": sheet.merges, "properties": {"hidden": True} if sheet.is_hidden else {}}
+        return {"sheets": [{"data": [grid], **{name: each for name, each in others.items() if each}}]}
 
 
 @contextmanager

@@ -16,6 +16,9 @@ import polars as pl
 import pytest
 from openpyxl import Workbook
 from openpyxl.cell import Cell as OpenpyxlCell
+from openpyxl.cell.rich_text import CellRichText, TextBlock
+from openpyxl.cell.text import InlineFont
+from openpyxl.styles import Font
 from xlsxwriter import Workbook as XlsxWriterWorkbook
 
 from ca_biositing.datamodels.models import FieldSample
@@ -55,8 +58,20 @@ MERGED = "is a part of a merged cell; unmerge it and fill in each row"
 ERROR = "is the error of a formula; mend the formula, or type the value"
 LOADING = "was not calculated yet; open the sheet, wait until it shows the value, and load it again"
 CONVERTED = (
-    "looks like what a spreadsheet makes of texts such as MAR-1, 5E10 or true; "
-    "compare it with the label, and if it is right, spell it in another way, such as 1-MAR"
+    "looks like what a spreadsheet makes of texts such as MAR-1, 3-1-26, 5E10 or true; format the column as text, and "
+    "type what the label says; if that is just this, put an underscore in it, such as 1_Mar"
+)
+TRUTH_VALUE = (
+    "which a spreadsheet made of what was typed, or a checkbox; "
+    "format the column as text, and type what is meant in another way, such as T or T_RUE"
+)
+STRUCK = (
+    "is struck out, wholly or in part; remove the strikethrough if it counts, "
+    "otherwise delete what is struck out, and the row if nothing is left that it needs"
+)
+RAISED = (
+    "has a superscript or subscript beside a digit, which are read as one number; "
+    "write it without, such as 1000 or 10^3 for 10³, and delete the number of a footnote"
 )
 AS_TEXT = "format the column as text, and type it again"
 DATE = f"Name is the date or time 2026-03-01, which a spreadsheet made of what was typed; {AS_TEXT}"
@@ -132,7 +147,7 @@ def csv_file(path: Path, content: bytes | str) -> CsvFolder:
 
 
 @contextmanager
-def google_sheet(path: Path, *rows: Sequence[object], **options: Sequence[Mapping[str, int]]) -> Iterator[GoogleSheets]:
+def google_sheet(path: Path, *rows: Sequence[object], **options: object) -> Iterator[GoogleSheets]:
     """Serve the worksheet as a Google Sheet."""
     with google_api() as api:
         api.spreadsheets = [Spreadsheet("1lab", "Lab", {"Samples": [HEADER, *rows]}, **options)]  # type: ignore[arg-type]
@@ -205,8 +220,8 @@ def test_a_formula_in_csv_was_never_calculated(tmp_path: Path) -> None:
         ((dt.date(2026, 3, 1), "d-mmm"), DATE),
         ((dt.date(2026, 3, 1), "yyyy-mm-dd"), DATE),
         (dt.time(10, 30), f"Name is the date or time 10:30:00, which a spreadsheet made of what was typed; {AS_TEXT}"),
-        (True, "Name is the truth value TRUE, or a checkbox; type a word, such as Yes or No"),
-        (False, "Name is the truth value FALSE, or a checkbox; type a word, such as Yes or No"),
+        (True, f"Name is the truth value TRUE, {TRUTH_VALUE}"),
+        (False, f"Name is the truth value FALSE, {TRUTH_VALUE}"),
         ((50000000000, "0.00E+00"), f"Name is the number 50000000000, which programs show differently; {AS_TEXT}"),
         (123456789012, f"Name is the number 123456789012, which programs show differently; {AS_TEXT}"),
         (1 / 3, f"Name is the number 0.333333333333333, which programs show differently; {AS_TEXT}"),
@@ -236,7 +251,7 @@ def test_a_name_in_a_workbook_is_what_people_see(tmp_path: Path, cell: object, l
         (number(42, "BIO-042"), "BIO-042"),
         (number(1 / 3, "0.3333333333"), "0.3333333333"),
         (number(46082, "1-Mar", "DATE"), DATE),
-        (True, "Name is the truth value TRUE, or a checkbox; type a word, such as Yes or No"),
+        (True, f"Name is the truth value TRUE, {TRUTH_VALUE}"),
         ({"effectiveValue": {"stringValue": "042"}, "formattedValue": "BIO-042"}, "BIO-042"),
         (
             number(-18261, "1/1/1850", "DATE"),
@@ -252,7 +267,23 @@ def test_a_name_in_google_sheets_is_what_people_see(tmp_path: Path, cell: object
 
 
 @pytest.mark.parametrize(
-    "shown", ["1-Mar", "31-Dec", "Mar-26", "01-Mar", "1-Sept", "1.23E+11", "5E+10", "TRUE", "FALSE", "WAHR", "FAUX"]
+    "shown",
+    [
+        *("1-Mar", "31-Dec", "Mar-26", "01-Mar", "1-Sept", "1.23E+11", "5E+10", "TRUE", "FALSE", "WAHR", "FAUX"),
+        *(
+            "2026-03-01",
+            "2026/3/1",
+            "3/1/2026",
+            "31/12/2026",
+            "3/1/26",
+            "03/01/26",
+            "01.03.2026",
+            "1.3.2026",
+            "01.03.26",
+        ),
+        *("01-03-2026", "1-Mar-26", "01-Mar-2026", "1 March 2026", '"Sunday, March 1, 2026"', "2026年3月1日"),
+        *("2026-03-01 00:00:00", "2026-03-01T10:30:00", "3/1/2026 0:00", "3/1/2026 10:30 PM"),
+    ],
 )
 def test_what_excel_made_of_a_name_before_it_wrote_csv_is_rejected(tmp_path: Path, shown: str) -> None:
     source = csv_file(tmp_path, ",".join(HEADER) + f"\n{shown},Husk,P1,,,\nS1,{shown},P1,,,\nS1,H,{shown},{shown},,\n")
@@ -262,7 +293,13 @@ def test_what_excel_made_of_a_name_before_it_wrote_csv_is_rejected(tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize("name", ["1-MAR", "32-Mar", "MAR-1", "True", "0-Jan", "E10", "5E10", "2024-10-31", "March-26"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("1-MAR", "1_Mar", "32-Mar", "MAR-1", "True", "T_RUE", "0-Jan", "E10", "5E10", "March-26"),
+        *("2026-03", "20260301", "2026-13-45", "3-1-26", "1.3.26", "1/2", "10:30", "BIO-2026-03-01", "2026-03-01 A"),
+    ],
+)
 def test_names_that_only_look_similar_are_names(tmp_path: Path, name: str) -> None:
     rows, _ = load(csv_file(tmp_path, ",".join(HEADER) + f"\n{name},Husk,P1,,,\n"))
     assert [each[0] for each in rows] == [name]
@@ -288,7 +325,7 @@ def test_names_that_only_look_similar_are_names(tmp_path: Path, name: str) -> No
         ((0.125, "[<1]0%;0"), "Amount holds 0.125, which its format shows as 13%"),
         ((1234, "0.000,"), "Amount holds 1234, which its format shows as 1.234"),
         ((-5, "0.00;[Red]0.00"), "Amount holds -5, which its format shows as 5.00"),
-        ((-5, "0_);(0)"), "Amount is below 0"),
+        ((-5, "0_);(0)"), "Amount is below 0; check the sign"),
         ((12.5, '"<"0.0'), "Amount holds 12.5, which its format shows as <12.5"),
         ((12.5, '0.0"x10³"'), "Amount holds 12.5, which its format shows as 12.5x10³"),
         ((12.5, '0.0" thousand"'), "Amount holds 12.5, which its format shows as 12.5 thousand"),
@@ -897,3 +934,174 @@ def test_cost_follows_the_cells_that_have_something_in_them(tmp_path: Path) -> N
     assert (len(rows), rejected) == (2, {})
     # It was 195 seconds; now it is one.
     assert time.process_time() - before < 20
+
+
+# Beyond the issue's list: formats of characters, and what is hidden.
+
+OF_CHARACTERS: list[tuple[list[tuple[str, dict[str, object]]], str]] = [
+    ([("10", {}), ("3", {"vertAlign": "superscript"})], RAISED),
+    ([("10", {}), ("2", {"vertAlign": "subscript"})], RAISED),
+    ([("1", {"vertAlign": "superscript"}), ("25", {})], RAISED),
+    (
+        [("12.5 ", {}), ("1", {"vertAlign": "superscript"})],
+        "is not a number; type digits with a decimal point and nothing ",
+    ),
+    ([("12", {"strike": True}), ("15", {})], STRUCK),
+    ([("12", {}), (" ", {"strike": True})], ""),
+    ([("1", {"b": True}), ("2", {})], ""),
+]
+
+
+@pytest.mark.parametrize("writer", ["openpyxl", "xlsxwriter"])
+@pytest.mark.parametrize(("runs", "reason"), OF_CHARACTERS)
+def test_digits_that_are_raised_or_struck_out_are_no_digits(
+    tmp_path: Path, runs: list[tuple[str, dict[str, object]]], reason: str, writer: str
+) -> None:
+    """Such texts stand in the worksheet where openpyxl writes them, in the shared strings of XlsxWriter and Excel."""
+    if writer == "openpyxl":
+        blocks = [TextBlock(InlineFont(**font), text) if font else text for text, font in runs]  # type: ignore[arg-type]
+        source = openpyxl_file(tmp_path, row(Amount=CellRichText(*blocks)))
+    else:
+        book = XlsxWriterWorkbook(str(tmp_path / "Lab.xlsx"))
+        page = book.add_worksheet("Samples")
+        page.write_row(0, 0, HEADER)
+        page.write_row(1, 0, GOOD)
+        names = {"vertAlign": "font_script", "strike": "font_strikeout", "b": "bold"}
+        values = {"superscript": 1, "subscript": 2}
+        fragments: list[object] = []
+        for text, font in runs:
+            form = {names[name]: values.get(str(value), value) for name, value in font.items()}
+            fragments += [book.add_format(form), text] if form else [text]
+        page.write_rich_string(1, HEADER.index("Amount"), *fragments)
+        book.close()
+        source = WorkbookFile(tmp_path / "Lab.xlsx")
+
+    rows, rejected = load(source)
+
+    assert (rejected == {}) == (not reason)
+    if reason:
+        assert rejected[2].startswith(f"Amount {reason}")
+    else:
+        assert [str(each[5]) for each in rows] == ["12"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "name"),
+    [
+        ([("CO", ""), ("2", "subscript")], "CO2"),
+        ([("m", ""), ("3", "superscript")], "m3"),
+        ([("14", "superscript"), ("C", "")], "14C"),
+        ([("BIO-001", ""), ("1", "superscript")], None),
+        ([("BIO-001", ""), ("a", "superscript")], None),
+    ],
+)
+def test_a_raised_character_in_a_name_is_on_the_line_unless_it_is_beside_a_digit(
+    tmp_path: Path, runs: list[tuple[str, str]], name: str | None
+) -> None:
+    blocks = [TextBlock(InlineFont(vertAlign=kind), text) if kind else text for text, kind in runs]  # type: ignore[arg-type]
+    rows, rejected = load(openpyxl_file(tmp_path, row(Name=CellRichText(*blocks))))
+    assert [each[0] for each in rows] == ([name] if name else [])
+    assert rejected == ({} if name else {2: f"Name {RAISED}"})
+
+
+def test_a_cell_that_is_struck_out_is_rejected(tmp_path: Path) -> None:
+    """A number, a name or a date; one that is empty says nothing."""
+
+    def strike(book: Workbook) -> None:
+        for cell in ("A3", "E3", "F3", "A4", "D5"):
+            book.worksheets[0][cell].font = Font(strike=True)
+
+    source = openpyxl_file(
+        tmp_path, GOOD, row(Date=dt.date(2024, 10, 1)), [None], row(Name="S2", County=None), change=strike
+    )
+    rows, rejected = load(source)
+    assert [each[0] for each in rows] == ["S1", "S2"]
+    assert rejected == {3: f"Name {STRUCK}; Date {STRUCK}; Amount {STRUCK}"}
+
+
+def test_what_is_struck_out_in_google_sheets_is_rejected(tmp_path: Path) -> None:
+    struck = {"format": {"strikethrough": True}}
+    whole = number(5, "5")
+    whole["effectiveFormat"] = {"numberFormat": {"type": "NUMBER"}, "textFormat": {"strikethrough": True}}
+    part = {
+        "effectiveValue": {"stringValue": "1215"},
+        "formattedValue": "1215",
+        "textFormatRuns": [struck, {"startIndex": 2}],
+    }
+    plain = {
+        "effectiveValue": {"stringValue": "S3"},
+        "formattedValue": "S3",
+        "effectiveFormat": {"textFormat": {"strikethrough": False}},
+        "textFormatRuns": [{"format": {}}],
+    }
+    with google_sheet(tmp_path, row(Amount=whole), row(Name="S2", Amount=part), row(Name=plain)) as source:
+        rows, rejected = load(source)
+    assert [each[0] for each in rows] == ["S3"]
+    assert rejected == {2: f"Amount {STRUCK}", 3: f"Amount {STRUCK}"}
+
+
+def notes(source: Source) -> Sequence[str]:
+    """Return what is said of the worksheet after it was read."""
+    with source.open("Lab", "Samples") as worksheet:
+        assert len([*worksheet.rows]) >= 1
+        return worksheet.notes()
+
+
+def test_what_is_hidden_is_read_and_named(tmp_path: Path) -> None:
+    """Also rows without height and columns without width; not rows without a value and columns without a name."""
+
+    def hide(book: Workbook) -> None:
+        page = book.worksheets[0]
+        for number in (3, 5, 6, 40):
+            page.row_dimensions[number].hidden = True
+        page.row_dimensions[7].height = 0
+        page.column_dimensions["D"].hidden = True
+        page.column_dimensions["F"].width = 0
+        page.column_dimensions["Z"].hidden = True
+        book.create_sheet("Notes")
+        page.sheet_state = "hidden"
+        book.active = 1
+
+    source = openpyxl_file(tmp_path, *(row(Name=f"S{number}") for number in range(6)), change=hide)
+    assert len(load(source)[0]) == 6
+    assert notes(source) == [
+        "hidden, and read like the rest: the worksheet itself; rows 3, 5-7; columns County, Amount"
+    ]
+
+
+def test_rows_that_are_hidden_by_default_are_named(tmp_path: Path) -> None:
+    source = openpyxl_file(tmp_path, GOOD)
+    edit(source.path, {PAGE: lambda xml: xml.replace(b"<sheetFormatPr", b'<sheetFormatPr zeroHeight="1"')})
+    assert notes(source) == ["hidden, and read like the rest: rows 1-2"]
+
+
+def test_of_many_hidden_rows_the_first_are_named(tmp_path: Path) -> None:
+    def hide(book: Workbook) -> None:
+        for number in range(3, 43, 2):
+            book.worksheets[0].row_dimensions[number].hidden = True
+
+    source = openpyxl_file(tmp_path, *(row(Name=f"S{number}") for number in range(50)), change=hide)
+    assert notes(source) == [
+        "hidden, and read like the rest: rows 3, 5, 7, 9, 11, 13, 15, 17, 19, 21 and others, 20 in all"
+    ]
+
+
+def test_what_is_hidden_in_google_sheets_is_named(tmp_path: Path) -> None:
+    with google_sheet(tmp_path, GOOD, is_hidden=True, hidden_rows=[2, 900], hidden_columns=[5, 20]) as source:
+        assert notes(source) == ["hidden, and read like the rest: the worksheet itself; row 2; column Amount"]
+    with google_sheet(tmp_path, GOOD) as source:
+        assert notes(source) == []
+
+
+def test_a_last_row_without_a_line_end_is_named(tmp_path: Path) -> None:
+    """Whether its last cell was cut cannot be known: 12.50 would be 12.5."""
+    source = csv_file(tmp_path, ",".join(HEADER) + "\nS1,Husk,P1,Yolo,2024-10-31,12.5")
+    assert len(load(source)[0]) == 1
+    (note,) = notes(source)
+    assert note == (
+        "row 2, the last one, has no line end, as in files of Google Sheets, and in a file that was cut off: "
+        "compare its last cell, '12.5', and whether rows are missing"
+    )
+    with (tmp_path / "Lab/Samples.csv").open("a") as file:
+        file.write("\n")
+    assert notes(source) == []

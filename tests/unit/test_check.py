@@ -210,7 +210,10 @@ def test_a_worksheet_that_is_named_wrong_is_an_error(
 
     (line,) = [line for line in lines if line.startswith("Not read: ")]
     assert line.startswith(f"Not read: {place}: ")
-    assert ("it has the columns of observation, which reads the worksheet '03.1-name'" in line) == (code == 1)
+    advice = (
+        f"which reads sheet '{SHEET}'; move the worksheet" if what == "sheet" else "rename it to '03.2-Ultimate', or"
+    )
+    assert ("it has the columns of observation" in line and advice in line) == (code == 1)
     assert code == (what != "other columns")
     assert lines[-1] == "Every row of the other worksheets would be loaded."
     assert check(capsys, tmp_path, "--as-flows", ETL_SOURCE_DIRECTORY=str(tmp_path))[0] == 0
@@ -269,7 +272,8 @@ def test_what_is_to_be_renamed_is_said(folder: Path, capsys: pytest.CaptureFixtu
     text = "\n".join(check(capsys, folder)[1])
 
     assert "Rename 'Sample_Name' to 'Sample_name' in the header, row 1" in text
-    assert f"Sheet '{SHEET}' has no worksheet such as '03.1-name' (the pattern is 03.[1-9]*-*). Present: " in text
+    assert f"Sheet '{SHEET}' has no worksheet such as '03.1-name', with any text for 'name' (the pattern is " in text
+    assert "03.1 Proximate'. Rename '03.1 Proximate' to '03.1-Proximate', and so on" in text
     assert f"Not read: worksheet '03.1 Proximate' of sheet '{SHEET}': it has the columns of observation" in text
 
 
@@ -327,7 +331,7 @@ def test_many_rejected_rows_are_counted_and_the_first_are_shown(
 
     start = lines.index("  observation, 03.1-Proximate: 30,000 of 60,000")
     assert lines[start + 1 : start + 21] == [f"    row {2 * number + 3}: Value is empty" for number in range(20)]
-    assert lines[start + 22] == "    and 29,980 more: Value is empty"
+    assert lines[start + 22] == "    and 29,980 more, which --format csv lists: Value is empty"
 
 
 def test_references_are_looked_for_in_the_worksheets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -366,7 +370,9 @@ def test_programs_can_read_it(folder: Path, capsys: pytest.CaptureFixture[str], 
         ]
     (row,) = (row for row in rows if str(row["row"]) == "63")
     assert (row["worksheet"], row["column"], row["value"]) == ("03.1-Proximate", "Value", "n.d.")
-    assert row["reason"].startswith("is not a number; type digits with a decimal point and nothing else, or remove")
+    assert row["reason"].startswith(
+        "is not a number; type digits with a decimal point and nothing else, or remove the row"
+    )
 
 
 def test_sheets_without_a_mistake_are_said_to_be_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -460,6 +466,88 @@ def test_the_kind_that_flows_read_is_the_one_that_is_checked(folder: Path, capsy
     code, lines = check(capsys, folder, ETL_SOURCE="xls")
     assert code == 1
     assert "ETL_SOURCE is 'xls'" in lines[-1]
+
+
+def test_notes_on_worksheets_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They make no error: the rows are loaded."""
+    write_workbook(tmp_path / f"{SHEET}.xlsx", {})
+    book = load_workbook(tmp_path / f"{SHEET}.xlsx")
+    book[SAMPLES].row_dimensions[7].hidden = True
+    book[SAMPLES].column_dimensions["E"].hidden = True
+    copied = book.copy_worksheet(book[ULTIMATE])
+    copied.title, copied.sheet_state = "Old ultimate", "hidden"
+    book.save(tmp_path / f"{SHEET}.xlsx")
+
+    code, lines = check(capsys, tmp_path)
+
+    note = "hidden, and read like the rest: row 7; column County"
+    assert lines[lines.index(f"    {note}") - 1].startswith(f"  {SAMPLES}")
+    (line,) = [line for line in lines if line.startswith("Not read: worksheet 'Old ultimate'")]
+    assert "rename it to '03.1-Old ultimate', or delete it" in line
+    assert line.endswith("it is hidden")
+    assert code == 1
+    said = json.loads("\n".join(check(capsys, tmp_path, "--format", "json")[1]))
+    assert f"worksheet '{SAMPLES}' of sheet '{SHEET}': {note}" in said["notes"]
+
+
+@pytest.mark.parametrize("copy", ["03.1-Ultimate (2)", "03.1-Ultimate copy", "03.1-Ultimate - Copy (3)"])
+def test_a_worksheet_and_its_copy_are_ambiguous(folder: Path, capsys: pytest.CaptureFixture[str], copy: str) -> None:
+    """Both match the pattern, and what was corrected in one of them only would be loaded twice."""
+    path = folder / SHEET / "03.2-Ultimate.csv"
+    path.rename(folder / SHEET / "03.1-Ultimate.csv")
+    shutil.copy(folder / SHEET / "03.1-Ultimate.csv", folder / SHEET / f"{copy}.csv")
+
+    code, lines = check(capsys, folder)
+
+    assert code == 1
+    (line,) = [line for line in lines if line.startswith("observation could not run: ")]
+    assert (
+        f"copies of worksheets, by their names: '{copy}' of '03.1-Ultimate'. Of each pair, delete the one that" in line
+    )
+    (folder / SHEET / f"{copy}.csv").rename(folder / SHEET / "03.1-Ultimate 2024.csv")
+    assert check(capsys, folder)[1][-1].startswith("Every flow could run.")
+
+
+def test_copies_that_are_not_read_are_named_as_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There the advice to rename them would lead to a name that is taken."""
+    write_workbook(tmp_path / f"{SHEET}.xlsx", {})
+    book = load_workbook(tmp_path / f"{SHEET}.xlsx")
+    for title in (f"{SAMPLES} (2)", f"Copy of {ULTIMATE}"):
+        book.copy_worksheet(book[title.removeprefix("Copy of ").removesuffix(" (2)")]).title = title
+    book.save(tmp_path / f"{SHEET}.xlsx")
+    write_workbook(tmp_path / f"{SHEET} (1).xlsx", {})
+
+    code, lines = check(capsys, tmp_path)
+
+    assert code == 1
+    unread = [line for line in lines if line.startswith("Not read: ")]
+    assert len(unread) == 5
+    for worksheet in (SAMPLES, ULTIMATE):
+        assert (
+            sum(f"but is a copy of '{worksheet}', by its name; delete the one that does" in line for line in unread)
+            == 1
+        )
+    assert (
+        sum(f"but the sheet is a copy of '{SHEET}', by its name; delete the one that" in line for line in unread) == 3
+    )
+
+
+def test_the_column_that_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_workbook(tmp_path / f"{SHEET}.xlsx", {(SAMPLES, 3, "Sample_name"): "BIO-000", (SAMPLES, 3, "County"): "Kern"})
+    lines = check(capsys, tmp_path)[1]
+    assert (
+        "    row 3: the row has the same Sample_name as row 2 of worksheet 01-BasicSampleInfo, "
+        "but another Primary_crop, Provider_code, County, Sample_amount_kg; keep one of them"
+    ) in [line.replace("Resource, ", "") for line in lines]
+
+
+def test_a_workbook_of_another_kind_is_named_where_the_sheet_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"{SHEET}.xls").touch()
+    lines = check(capsys, tmp_path)[1]
+    (line,) = [line for line in lines if "is missing" in line]
+    assert f"Flows do not read '{SHEET}.xls' there: save a workbook as Excel Workbook (.xlsx)" in line
 
 
 def test_files_that_are_no_worksheets_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,10 +94,12 @@ def test_progress_is_the_share_of_the_file(tmp_path: Path, write_worksheet: Writ
         ("Name,Crop\na,Rice\n".encode("utf-16-le"), ["NUL", "UTF-16"]),
         ("Name,Crop\na,Rice\n".encode("utf-16"), ["NUL", "UTF-16"]),
         (b'Name,Crop\na,"Rice\n', ["not well-formed CSV", "line 2"]),
+        (b'Name,Crop\na,Rice\nb,"Oat\nc,Corn\nd,Rice\n', ["not well-formed CSV", "begins in line 3"]),
+        (b'Name,Crop\n"a\na",Rice\nb,"Oat\nc,Corn\n"d",Rice\n', ["not well-formed CSV", "begins in line 4"]),
         (b'Name,Crop\na,"Rice" wild\n', ["not well-formed CSV", "line 2"]),
         (b"", ["is empty"]),
     ],
-    ids=["utf-16-le", "utf-16", "open-quote", "text-after-quote", "empty"],
+    ids=["utf-16-le", "utf-16", "open-quote", "earlier", "two", "text-after-quote", "empty"],
 )
 def test_what_cannot_be_read_says_what_and_where(
     tmp_path: Path, write_worksheet: WriteWorksheet, content: bytes, says: list[str]
@@ -107,7 +109,7 @@ def test_what_cannot_be_read_says_what_and_where(
     with pytest.raises(ExtractError) as caught:
         read(tmp_path)
 
-    for part in [*says, f"Worksheet 'Samples' of sheet 'Lab' ({path})", "Export it again as CSV UTF-8"]:
+    for part in [*says, f"Worksheet 'Samples' of sheet 'Lab' ({path})", "again as CSV UTF-8"]:
         assert part in str(caught.value)
 
 

@@ -138,7 +138,7 @@ def test_counts(cell: str, count: int) -> None:
 
 @pytest.mark.parametrize("cell", ["0", "-1", "1.5", "32768", "999999999", "9" * 20, "x", "1e1"])
 def test_what_is_no_count_is_refused(cell: str) -> None:
-    assert failure(Count("n"), cell) == "is not a whole number from 1 to 32767"
+    assert failure(Count("n"), cell) == "is not a whole number from 1 to 32767; type one, or leave the cell empty"
 
 
 @pytest.mark.parametrize("field", [Text("x"), Code("x"), Name("x"), Number("x"), Count("x"), Date("x")])
@@ -149,12 +149,28 @@ def test_what_is_no_count_is_refused(cell: str) -> None:
         ("#DIV/0!", "is the error of a formula"),
         ("a\0b", "holds control characters"),
         ("a\N{REPLACEMENT CHARACTER}", "holds control characters"),
-        ("####", "shows only ####; widen the column"),
+        ("####", "is only ####, which a spreadsheet shows where a column is too narrow"),
         ("9" * 40_000, "has more than 32,767 characters"),
     ],
 )
 def test_what_no_cell_may_hold(field: Field, cell: str, reason: str) -> None:
     assert (failure(field, cell) or "").startswith(reason)
+
+
+@pytest.mark.parametrize("field", [Number("x"), Count("x")])
+@pytest.mark.parametrize("cell", ["3/4/2026", "2026-03-04", "4-Mar-26"])
+def test_a_date_in_a_column_of_numbers_is_named(field: Field, cell: str) -> None:
+    assert (failure(field, cell) or "").startswith(
+        "is a date, which a spreadsheet made of what was typed; format the column"
+    )
+
+
+def test_what_to_do_where_nothing_was_measured_depends_on_whether_the_cell_may_be_empty() -> None:
+    said = {
+        required: [str(check.error) for check in Number("x").checks(is_required=required)] for required in (True, False)
+    }
+    assert any(error.endswith("or remove the row if nothing was measured") for error in said[True])
+    assert any(error.endswith("or leave the cell empty if nothing was measured") for error in said[False])
 
 
 def test_a_code_is_in_capitals() -> None:
@@ -177,11 +193,13 @@ SAMPLES = [f"bio-ah-{number:03}" for number in range(1, 21)]
         *((cell, SAMPLES, ["bio-ah-001"]) for cell in ["BIO AH 001", "BIO_AH_001", "BIOAH001", "BIO-AH-1"]),
         *(
             (cell, SAMPLES, ["bio-ah-001"])
-            for cell in ["BIO-AH-0O1", "BIO-AH-O01", "BlO-AH-001", "BIO\u2013AH\u2013001"]
+            for cell in ["BIO-AH-0O1", "BIO-AH-O01", "BI0-AH-001", "B10-AH-001", "BlO-AH-001", "BIO\u2013AH\u2013001"]
         ),
         ("BIO-\u0410H-001", SAMPLES, ["bio-ah-001"]),
         *((cell, ["exp-001", "exp-002"], ["exp-002"]) for cell in ["EXP-2", "EXP 002", "EXP002"]),
+        *((cell, ["bio-001"], ["bio-001"]) for cell in ["BI0-001", "BIO001", "B1O-001"]),
         ("EXP-1-12", ["exp-11-2"], []),
+        ("B10-12", ["b1-012"], []),
         ("EXP-2", ["exp-02", "exp-002"], ["exp-002", "exp-02"]),
         ("EXP-2", ["exp-02", "exp-002", "exp 2", "exp_2"], []),
         ("Procesing tomato", ["processing tomato", "almond"], ["processing tomato"]),

@@ -38,12 +38,14 @@ from ca_biositing.pipeline.etl.transform import clean, fold
 from ca_biositing.pipeline.etl.validate import NamedId, Validator
 from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.sources import ExtractError, Source, source_from_environment
-from ca_biositing.pipeline.sources.base import WORKBOOK_SUFFIXES, unreadable
+from ca_biositing.pipeline.sources.base import WORKBOOK_SUFFIXES, original, unreadable
+from ca_biositing.pipeline.sources.cells import HIDDEN_WORKSHEET
 from ca_biositing.pipeline.sources.folder import Folder
 from ca_biositing.pipeline.sources.workbook import WorkbookFile
 
 # Of those with the same reason in a worksheet, so that one wrong column does not hide the others.
 _SHOWN_CELLS = 20
+_MENDED_ELSEWHERE = "that row is rejected: correct that one first"
 # What a cell or a file's name holds must not control the terminal, nor reverse the direction of what is shown.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _GOOGLE_SHEET = re.compile(r"https://docs\.google\.com/spreadsheets/d/([A-Za-z0-9_-]+)")
@@ -77,7 +79,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a flow would find in a worksheet: its ``rows``, and how many of them are ``rejected``, with each problem."""
+    """What a flow would find in a worksheet: its ``rows``, and how many of them are ``rejected``, with each problem.
+
+    ``notes`` are those of the worksheet, such as what of it is hidden.
+    """
 
     flow: str
     sheet: str
@@ -85,6 +90,7 @@ class Finding:
     rows: int
     rejected: int
     problems: Sequence[Problem]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ def check(
     validator = Validator(dataset, None, names)
     records: list[pl.DataFrame] = []
     read: dict[str, int] = {}
+    notes: dict[str, Sequence[str]] = {}
     keys: dict[tuple[str, int], str] = {}
     problems: dict[str, list[Problem]] = {}
     with worksheets(dataset, source) as opened:
@@ -168,6 +175,7 @@ def check(
                 ]
                 records.append(validated.records.select(pl.lit(worksheet.name).alias(_WORKSHEET), pl.all()))
                 on_progress(worksheet.name, worksheet.progress())
+            notes[worksheet.name] = worksheet.notes()
     staged = pl.concat(records) if records else None
     loaded = 0
     if staged is not None:
@@ -188,8 +196,8 @@ def check(
             rejected_names[dataset.model] = {key: f"row {row} of worksheet {name}" for (name, row), key in keys.items()}
         names[dataset.model] = [NamedId(key, name, number) for number, (key, name) in enumerate(named)]
     findings = [
-        Finding(dataset.name, dataset.sheet, name, rows, len({each.row for each in problems[name]}), problems[name])
-        for name, rows in read.items()
+        Finding(dataset.name, dataset.sheet, name, rows, len({each.row for each in found}), found, notes[name])
+        for name, rows, found in ((name, rows, problems[name]) for name, rows in read.items())
     ]
     rejected = sum(finding.rejected for finding in findings)
     total = sum(read.values())
@@ -348,24 +356,49 @@ def _unread(source: Source, sheets: Sequence[str], checked: Sequence[Dataset], r
             if flows := [each.name for each in checked if each.sheet == sheet and each.is_named(name)]:
                 yield Unread(sheet, name, f"{', '.join(sorted(flows))} could not run")
             elif found := _alike(source, sheet, name, checked):
-                is_here = sheet == found.sheet
-                where, what = ("", "it") if is_here else (f" of sheet '{found.sheet}'", "the sheet to that name")
-                reason = (
-                    f"it has the columns of {found.name}, which reads the worksheet {found.such_as}{where}; "
-                    f"rename {what}, or delete it if it is not to be loaded"
+                yield Unread(
+                    sheet, name, _misnamed(sheet, name, *found, sheets, source.worksheets(sheet)), is_misnamed=True
                 )
-                yield Unread(sheet, name, reason, is_misnamed=True)
             else:
                 known = sheet in {each.sheet for each in checked}
                 yield Unread(sheet, name, f"no flow reads a {'worksheet' if known else 'sheet'} of that name")
 
 
-def _alike(source: Source, sheet: str, worksheet: str, checked: Sequence[Dataset]) -> Dataset | None:
-    """Return the dataset whose columns a worksheet has. One column alone, such as a list of crops has, says nothing."""
+def _misnamed(
+    sheet: str, worksheet: str, found: Dataset, notes: Sequence[str], sheets: Sequence[str], present: Sequence[str]
+) -> str:
+    """Return why a worksheet that has the columns of a dataset is not read, and what to do."""
+    what = f"it has the columns of {found.name}"
+    if of := original(sheet, sheets) if sheet != found.sheet else None:
+        reason = f"{what}, but the sheet is a copy of '{of}', by its name; delete the one that does not count"
+    elif of := original(worksheet, present):
+        reason = f"{what}, but is a copy of '{of}', by its name; delete the one that does not count"
+    elif sheet == found.sheet:
+        name = found.name_for(worksheet, present)
+        do = f"move its rows to '{name}'" if name in present else f"rename it to '{name}'"
+        reason = f"{what}, which reads the worksheet {found.such_as}; {do}, or delete it if it is not to be loaded"
+    elif found.sheet in sheets:
+        reason = (
+            f"{what}, which reads sheet '{found.sheet}'; move the worksheet there, or delete it if it is not to be "
+            "loaded"
+        )
+    else:
+        reason = f"{what}; rename the sheet to '{found.sheet}', or delete it if it is not to be loaded"
+    return f"{reason}; it is hidden" if any(HIDDEN_WORKSHEET in note for note in notes) else reason
+
+
+def _alike(
+    source: Source, sheet: str, worksheet: str, checked: Sequence[Dataset]
+) -> tuple[Dataset, Sequence[str]] | None:
+    """Return the dataset whose columns a worksheet has, and notes on it.
+
+    One column alone, such as a list of crops has, says nothing.
+    """
     try:
         with source.open(sheet, worksheet) as opened:
             several = (each for each in checked if len(each.columns) > 1)
-            return next((each for each in several if not header_problems(opened, [*each.columns])), None)
+            found = next((each for each in several if not header_problems(opened, [*each.columns])), None)
+            return (found, opened.notes()) if found else None
     except ExtractError:
         return None
 
@@ -410,9 +443,10 @@ def _contradictions(dataset: Dataset, records: pl.DataFrame) -> Iterator[Problem
         firsts = [members[0] for members in versions.values()]
         for version, members in enumerate(versions.values() if len(versions) > 1 else ()):
             other = firsts[0] if version else firsts[-1]
+            differing = [name for name in facts if comparable(other, [name]) != comparable(members[0], [name])]
             reason = (
                 f"has the same {', '.join(headers)} as row {other[ROW_NUMBER]} of worksheet {other[_WORKSHEET]}, "
-                "but other values; keep one of them"
+                f"but another {', '.join(dict.fromkeys(dataset.filled[name] for name in differing))}; keep one of them"
             )
             for row in members:
                 yield Problem(dataset.name, dataset.sheet, row[_WORKSHEET], row[ROW_NUMBER], None, None, reason)
@@ -495,7 +529,14 @@ def _as_json(report: Report, _source: Source | None, sheets: Sequence[str], note
         "rejected": [asdict(each) for each in report.problems],
         "unread": [asdict(each) for each in report.unread],
         "failures": [{"flows": sorted(names), "reason": reason} for reason, names in report.failures.items()],
-        "notes": list(notes),
+        "notes": [
+            *notes,
+            *dict.fromkeys(
+                f"worksheet '{each.worksheet}' of sheet '{each.sheet}': {note}"
+                for each in report.findings
+                for note in each.notes
+            ),
+        ],
     }
     yield json.dumps(content, ensure_ascii=False, indent=2)
 
@@ -515,6 +556,7 @@ def _worksheets(sheet: str, source: Source, report: Report) -> Iterator[str]:
         most = max((each.rows for each in readers), default=0)
         read = f"{most:>9,} rows, for {', '.join(each.flow for each in readers)}" if readers else ""
         yield f"  {name:<{width}} {read or 'is not read; see below'}"
+        yield from (f"    {note}" for note in dict.fromkeys(note for each in readers for note in each.notes))
     if not names:
         yield "  has no worksheet"
 
@@ -529,13 +571,19 @@ def _rejected(findings: Sequence[Finding]) -> Iterator[str]:
             seen: Counter[tuple[str | None, str]] = Counter()
             for problem in sorted(finding.problems, key=attrgetter("row")):
                 seen[problem.column, problem.reason] += 1
-                if seen[problem.column, problem.reason] <= _SHOWN_CELLS:
+                if seen[problem.column, problem.reason] <= _shown(problem.reason):
                     yield f"    {problem}"
             if any(problem.reason == "is empty" for problem in finding.problems):
                 yield "    Remove a row that is empty there because it is a total or a note"
             for (column, reason), number in seen.items():
-                if number > _SHOWN_CELLS:
-                    yield f"    and {number - _SHOWN_CELLS:,} more: {column or 'the row'} {reason}"
+                if number > _shown(reason):
+                    more = f"    and {number - _shown(reason):,} more, which --format csv lists: "
+                    yield f"{more}{column or 'the row'} {reason}"
+
+
+def _shown(reason: str) -> int:
+    """Return how many cells with this reason are shown: of those that another row's correction mends, only one."""
+    return 1 if reason.endswith(_MENDED_ELSEWHERE) else _SHOWN_CELLS
 
 
 def _other_source(directory: Path, environment: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import Column, Table, UniqueConstraint
 from ca_biositing.datamodels.models import Record
 from ca_biositing.pipeline.etl.fields import Field
 from ca_biositing.pipeline.sources import ExtractError, Source
-from ca_biositing.pipeline.sources.base import nearest, quoted
+from ca_biositing.pipeline.sources.base import nearest, original, quoted
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,23 @@ class Dataset:
     @property
     def such_as(self) -> str:
         """Return the worksheet's name, in quotes; of a pattern, a name that matches it, and the pattern."""
-        pattern = "" if self.is_named(self.worksheets) else f" (the pattern is {self.worksheets})"
+        is_name = self.is_named(self.worksheets)
+        pattern = "" if is_name else f", with any text for 'name' (the pattern is {self.worksheets})"
         return f"'{self.example}'{pattern}"
+
+    def name_for(self, worksheet: str, present: Collection[str]) -> str:
+        """Return a name that is read, and that no worksheet has yet, for a worksheet that is named wrong.
+
+        Of a pattern, ``03.1-Ash`` for ``03.1 Ash`` and for ``Ash``.
+        """
+        candidates = (_with_dash(worksheet), self.example.replace("name", worksheet.strip()))
+        return next((each for each in candidates if self.is_named(each) and each not in present), self.example)
 
     def worksheets_in(self, source: Source) -> Sequence[str]:
         """Return the names of the worksheets that the source has.
 
         Raises:
-            ExtractError: the sheet is missing, or has no such worksheet.
+            ExtractError: the sheet is missing, has no such worksheet, or has one and a copy of it.
 
         """
         present = source.worksheets(self.sheet)
@@ -104,16 +113,28 @@ class Dataset:
             near = nearest(self.worksheets, present)
             if not self.is_named(self.worksheets):
                 what = f"Sheet '{self.sheet}' has no worksheet such as {self.such_as}"
-                advice = "Name the worksheets so"
+                near = next((each for each in present if self.is_named(_with_dash(each))), None)
+                advice = f"Rename '{near}' to '{_with_dash(near)}', and so on" if near else "Name the worksheets so"
             else:
                 what = f"Worksheet '{self.worksheets}' of sheet '{self.sheet}' is missing"
                 advice = f"Rename '{near}' to '{self.worksheets}', if it is that one" if near else "Name it so"
             raise ExtractError(f"{what}. {found}. {advice}")
+        if copies := {each: of for each in names if (of := original(each, names))}:
+            found = ", ".join(f"'{copy}' of '{of}'" for copy, of in copies.items())
+            raise ExtractError(
+                f"Sheet '{self.sheet}' has copies of worksheets, by their names: {found}. Of each pair, delete the one "
+                "that does not count; if both do, rename the copy, without a number in parentheses"
+            )
         return names
 
     def is_named(self, worksheet: str) -> bool:
         """Return whether the name of a worksheet is one of those of the dataset."""
         return fnmatchcase(worksheet, self.worksheets)
+
+
+def _with_dash(name: str) -> str:
+    """Return the name of a worksheet with a dash in place of the first space or similar."""
+    return re.sub(r"\s*[\s_\u2013\u2014-]\s*", "-", name.strip(), count=1)
 
 
 class _Part(Dataset):

@@ -60,10 +60,23 @@ _TRUTH_VALUES = (
     *("SANT", "FALSKT", "FALSK", "USANN", "TOSI", "EPÄTOSI", "PRAWDA", "FAŁSZ", "PRAVDA", "NEPRAVDA"),
     *("IGAZ", "HAMIS", "DOĞRU", "YANLIŞ", "ИСТИНА", "ЛОЖЬ", "ІСТИНА"),
 )
+_DAY, _MONTH_NUMBER, _YEAR = "(0?[1-9]|[12][0-9]|3[01])", "(0?[1-9]|1[0-2])", "(19|20)[0-9]{2}"
+_TWO_DIGITS = "(0[1-9]|[12][0-9]|3[01])[./](0[1-9]|[12][0-9]|3[01])[./][0-9]{2}"
+_SHORT_MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
+_ANY_MONTH = f"({_SHORT_MONTH}|January|February|March|April|June|July|August|September|October|November|December)"
+# A day with its year, as spreadsheets show it in their formats. Names such as 1-2-3, 3.1.26 or 20260301 are not among
+# them: no spreadsheet shows a date so unless it is told to.
+_WHOLE_DATE = (
+    rf"({_YEAR}([-/.]){_MONTH_NUMBER}[-/.]{_DAY}|({_MONTH_NUMBER}/{_DAY}|{_DAY}/{_MONTH_NUMBER})/({_YEAR}|[0-9]{{2}})"
+    rf"|({_MONTH_NUMBER}[-.]{_DAY}|{_DAY}[-.]{_MONTH_NUMBER})[-.]{_YEAR}|{_TWO_DIGITS}"
+    rf"|{_DAY}[- ]{_ANY_MONTH}[- ]({_YEAR}|[0-9]{{2}})|([A-Z][a-z]+day, )?{_ANY_MONTH} {_DAY}, {_YEAR}"
+    rf"|{_YEAR}年{_MONTH_NUMBER}月{_DAY}日)"
+    r"([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?( ?[AP]M)?)?"
+)
+_IS_WHOLE_DATE = f"^{_WHOLE_DATE}$"
 # What spreadsheets show after they took a text for a date, a number or a truth value: MAR-1, 5E10, true.
 _CONVERTED = (
-    r"^((0?[1-9]|[12][0-9]|3[01])-(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
-    r"|(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)-[0-9]{2}"
+    rf"^({_DAY}-{_SHORT_MONTH}|{_SHORT_MONTH}-[0-9]{{2}}|{_WHOLE_DATE}"
     rf"|-?[0-9]([.,][0-9]+)?E[+-][0-9]{{2,3}}|{'|'.join(_TRUTH_VALUES)})$"
 )
 # Not \d: it matches the digits of every script, which PostgreSQL does not accept.
@@ -103,7 +116,16 @@ _IS_FORMULA = (
 )
 _IS_LOADING = "was not calculated yet; open the sheet, wait until it shows the value, and load it again"
 _IS_MERGED = "is a part of a merged cell; unmerge it and fill in each row"
+_IS_STRUCK = (
+    "is struck out, wholly or in part; remove the strikethrough if it counts, "
+    "otherwise delete what is struck out, and the row if nothing is left that it needs"
+)
+_IS_RAISED = (
+    "has a superscript or subscript beside a digit, which are read as one number; "
+    "write it without, such as 1000 or 10^3 for 10\N{SUPERSCRIPT THREE}, and delete the number of a footnote"
+)
 _AS_TEXT = "format the column as text, and type it again"
+_A_DATE_AS_NUMBER = "is the date or time {}; format the column as a number, and type the number again"
 _UNKNOWN_NUMBER = f"is the number {{}}, which programs show differently; {_AS_TEXT}"
 _EVERY_CELL = (
     _check(
@@ -116,7 +138,8 @@ _EVERY_CELL = (
     ),
     _check(
         lambda cell: ~cell.str.contains(_TOO_NARROW),
-        "shows only ####; widen the column and export the worksheet again, or type the value",
+        "is only ####, which a spreadsheet shows where a column is too narrow; "
+        "type the value, or widen the column and export a csv file again",
     ),
     _check(lambda cell: ~cell.str.contains(_ERROR_VALUES), _IS_ERROR),
     _check(lambda cell: ~cell.str.contains(_LOADING), _IS_LOADING),
@@ -127,14 +150,20 @@ _NO_VALUE = {
     Kind.FORMULA: _IS_FORMULA,
     Kind.LOADING: _IS_LOADING,
     Kind.MERGED: _IS_MERGED,
+    Kind.STRUCK: _IS_STRUCK,
+    Kind.RAISED: _IS_RAISED,
 }
 _NO_NUMBER = {
     **_NO_VALUE,
     Kind.SCALED: (
         "holds {}, which its format shows as {}; format the column as a number, and type the number that is right"
     ),
-    Kind.DATE: "is the date or time {}; format the column as a number, and type the number again",
+    Kind.DATE: _A_DATE_AS_NUMBER,
 }
+_NO_DATE_AS_NUMBER = _check(
+    lambda cell: ~cell.str.contains(_IS_WHOLE_DATE),
+    "is a date, which a spreadsheet made of what was typed; format the column as a number, and type the number again",
+)
 
 
 @dataclass(frozen=True)
@@ -149,21 +178,27 @@ class Field:
     refused: ClassVar[Mapping[Kind, str]] = {
         **_NO_VALUE,
         Kind.DATE: f"is the date or time {{}}, which a spreadsheet made of what was typed; {_AS_TEXT}",
-        Kind.BOOLEAN: "is the truth value {}, or a checkbox; type a word, such as Yes or No",
+        Kind.BOOLEAN: (
+            "is the truth value {}, which a spreadsheet made of what was typed, or a checkbox; "
+            "format the column as text, and type what is meant in another way, such as T or T_RUE"
+        ),
     }
 
     def fills(self) -> Sequence[str]:
         """Return the names of the table's columns that such a cell fills."""
         return [self.column]
 
-    def checks(self) -> Sequence[pa.Check]:
-        """Return the checks that a cell must pass, the most informative first."""
+    def checks(self, *, is_required: bool = False) -> Sequence[pa.Check]:  # noqa: ARG002 - some kinds need it
+        """Return the checks that a cell must pass, the most informative first.
+
+        ``is_required`` says that it must not be empty.
+        """
         return [
             *_EVERY_CELL,
             _check(
                 lambda cell: ~cell.str.contains(_CONVERTED),
-                "looks like what a spreadsheet makes of texts such as MAR-1, 5E10 or true; "
-                "compare it with the label, and if it is right, spell it in another way, such as 1-MAR",
+                "looks like what a spreadsheet makes of texts such as MAR-1, 3-1-26, 5E10 or true; format the column "
+                "as text, and type what the label says; if that is just this, put an underscore in it, such as 1_Mar",
             ),
         ]
 
@@ -228,10 +263,12 @@ class Number(Field):
     is_as_shown: ClassVar[bool] = False
     refused: ClassVar[Mapping[Kind, str]] = _NO_NUMBER
 
-    def checks(self) -> Sequence[pa.Check]:
+    def checks(self, *, is_required: bool = False) -> Sequence[pa.Check]:
         """Return the checks of a number."""
+        absent = "remove the row" if is_required else "leave the cell empty"
         checks = [
             *_EVERY_CELL,
+            _NO_DATE_AS_NUMBER,
             _check(
                 lambda cell: ~cell.str.contains("[0-9],[0-9]"),
                 "has a comma, which may be a decimal comma; type a decimal point and no thousands separators",
@@ -239,14 +276,14 @@ class Number(Field):
             _check(
                 lambda cell: _ascii_minus(cell).str.contains(_NUMBER),
                 "is not a number; type digits with a decimal point and nothing else, "
-                "or remove the row or the value if nothing was measured",
+                f"or {absent} if nothing was measured",
             ),
         ]
         if self.minimum is not None:
             checks.append(
                 _check(
                     lambda cell: _ascii_minus(cell).cast(pl.Float64, strict=False) >= float(self.minimum or 0),
-                    f"is below {self.minimum}",
+                    f"is below {self.minimum}; check the sign",
                 )
             )
         return checks
@@ -262,15 +299,17 @@ class Count(Field):
     is_as_shown: ClassVar[bool] = False
     refused: ClassVar[Mapping[Kind, str]] = _NO_NUMBER
 
-    def checks(self) -> Sequence[pa.Check]:
+    def checks(self, *, is_required: bool = False) -> Sequence[pa.Check]:
         """Return the checks of a count."""
+        absent = "" if is_required else ", or leave the cell empty"
         return [
             *_EVERY_CELL,
+            _NO_DATE_AS_NUMBER,
             _check(
                 lambda cell: (
                     cell.str.contains(_WHOLE_NUMBER) & cell.cast(pl.Float64, strict=False).is_between(1, 32_767)
                 ),
-                "is not a whole number from 1 to 32767",
+                f"is not a whole number from 1 to 32767; type one{absent}",
             ),
         ]
 
@@ -285,7 +324,7 @@ class Date(Field):
     is_as_shown: ClassVar[bool] = False
     refused: ClassVar[Mapping[Kind, str]] = _NO_VALUE
 
-    def checks(self) -> Sequence[pa.Check]:
+    def checks(self, *, is_required: bool = False) -> Sequence[pa.Check]:  # noqa: ARG002 - it makes no difference
         """Return the checks of a date."""
         return [
             *_EVERY_CELL,

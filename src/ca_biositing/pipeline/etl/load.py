@@ -78,6 +78,12 @@ class Load:
         texts = [f'CAST({name} AS text) COLLATE "C"' for name in self._others]
         place = "worksheet, row_number"
         location = "format('row %s of worksheet %s', row_number, worksheet)"
+
+        def of_other(what: str) -> str:
+            return f"CASE version WHEN 1 THEN first_value({what}) OVER newest ELSE first_value({what}) OVER oldest END"
+
+        named_facts = [name for name in self._others if name not in self._spellings]
+        differs = [f"CASE WHEN {name} IS DISTINCT FROM {of_other(name)} THEN :{name} END" for name in named_facts]
         # A separate table with statistics, so that the planner knows how few rows it has.
         if not self._execute(
             f"""
@@ -98,14 +104,14 @@ class Load:
                                FROM member)
             SELECT position, worksheet, row_number, {_list(self._columns)},
                    max(version) OVER (PARTITION BY {key}) > 1 AS is_contradiction,
-                   CASE version
-                       WHEN 1 THEN first_value({location}) OVER (PARTITION BY {key} ORDER BY version DESC, {place})
-                       ELSE first_value({location}) OVER (PARTITION BY {key} ORDER BY version, {place})
-                   END AS other,
+                   {of_other(location)} AS other, concat_ws(', ', {_list(["NULL", *differs])}) AS differing,
                    row_number() OVER (PARTITION BY {key}
                                       ORDER BY {_list(["uses DESC", *texts, place])}) AS rank
               FROM version
-            """
+            WINDOW newest AS (PARTITION BY {key} ORDER BY version DESC, {place}),
+                   oldest AS (PARTITION BY {key} ORDER BY version, {place})
+            """,
+            **{name: self._dataset.filled[name] for name in named_facts},
         )
         headers = list(dict.fromkeys(self._dataset.filled[name] for name in self._key))
         # If the key is a single cell, report that cell.
@@ -114,8 +120,8 @@ class Load:
             f"""
             INSERT INTO rejected_row (etl_run_id, sheet, worksheet, row_number, column_name, value, reason)
             SELECT :run_id, :sheet, worksheet, row_number, :column_name, {value},
-                   format('the row has the same %s as %s, but other values; keep one of them',
-                          CAST(:headers AS text), other)
+                   format('the row has the same %s as %s, but another %s; keep one of them',
+                          CAST(:headers AS text), other, differing)
               FROM repeated WHERE is_contradiction
             """,
             run_id=self._run_id,

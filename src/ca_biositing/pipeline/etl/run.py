@@ -29,7 +29,7 @@ class Accounting:
 
     ``unchanged`` rows equal the table's row, or another row of the run. ``orphaned`` rows are in the table, and no
     worksheet names them. ``run_id`` is the run's id in ``etl_run``, to which the rejected rows in ``rejected_row``
-    refer.
+    refer. ``notes`` are those of worksheets, such as what of them is hidden.
     """
 
     run_id: int
@@ -39,6 +39,7 @@ class Accounting:
     unchanged: int
     rejected: int
     orphaned: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the counts as one line of text."""
@@ -102,6 +103,7 @@ def run(
                 connection,
                 run_id,
                 status="completed",
+                message=" | ".join(accounting.notes) or None,
                 **{name: getattr(accounting, name) for name in COUNTS},
             )
     return accounting
@@ -163,6 +165,7 @@ def _load(
         key_validator: Validator | None = None
         load = Load(connection, dataset, run_id)
         read = rejected = 0
+        notes: list[str] = []
         for done, worksheet in enumerate(opened):
             for frame in frames(worksheet, [*dataset.columns]):
                 validated = validator.validate(frame)
@@ -176,6 +179,7 @@ def _load(
                 read += len(frame)
                 rejected += len(validated.rejected)
                 on_progress((done + worksheet.progress()) / len(opened), read)
+            notes += [f"{worksheet.name}: {note}" for note in worksheet.notes()]
     rejected += load.reject_contradictions()
     if limit and limit.is_exceeded(read, rejected):
         raise TooManyRejectedError(run_id, read, rejected, limit)
@@ -190,4 +194,5 @@ def _load(
         unchanged=read - inserted - updated - rejected,
         rejected=rejected,
         orphaned=orphaned,
+        notes=tuple(notes),
     )

@@ -32,6 +32,8 @@ _LOOK_ALIKE = str.maketrans(
     "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0445\u0443\u0456\u0455", "abekmhopctxyis"
 )
 _DIGIT_OR_LETTER = str.maketrans("01i", "oll")
+# As in BI0-001 for BIO-001.
+_O_BEHIND_LETTERS = re.compile(r"(?<=[^\W\d_])0(?![0-9])")
 _LEADING_ZEROS = re.compile(r"(?:(?<=[\W_])o|(?<![0-9])0)[0o]*(?=[0-9])")
 
 
@@ -74,8 +76,9 @@ class Validator:
         self._dataset = dataset
         self._schema = pa.DataFrameSchema(
             {
-                header: pa.Column(pl.String, list(field.checks()), nullable=not dataset.is_required(field))
+                header: pa.Column(pl.String, list(field.checks(is_required=required)), nullable=not required)
                 for header, field in dataset.columns.items()
+                for required in (dataset.is_required(field),)
             }
         )
         self._references = {
@@ -258,7 +261,7 @@ def _nearest(name: str, keys: Sequence[str]) -> Sequence[str]:
 @lru_cache(maxsize=2 * _MAX_SUGGESTED_NAMES)
 def _look(key: str) -> str:
     """Return a key without what people overlook: punctuation, leading zeros, and which of 0 and O, or 1, l and I."""
-    text = unicodedata.normalize("NFKC", key).translate(_LOOK_ALIKE)
+    text = _O_BEHIND_LETTERS.sub("o", unicodedata.normalize("NFKC", key).translate(_LOOK_ALIKE))
     text = re.sub(r"(?<![0-9])[\W_]+|[\W_]+(?![0-9])", "", _LEADING_ZEROS.sub("", text))
     # Between digits it makes a difference: 1-12 is not 11-2.
     return re.sub(r"[\W_]+", "-", text).translate(_DIGIT_OR_LETTER)

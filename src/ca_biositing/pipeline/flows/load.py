@@ -134,7 +134,12 @@ def _show(dataset: Dataset, accounting: Accounting, engine: Engine, source: Sour
     create_table_artifact(
         table=[{"table": dataset.table.name, **{name: getattr(accounting, name) for name in COUNTS}}],
         key=_key("accounting", dataset.name),
-        description=f"Accounting of {_rows(dataset)} (etl_run {accounting.run_id}). {ORPHANED}",
+        description="\n\n".join(
+            [
+                f"Accounting of {_rows(dataset)} (etl_run {accounting.run_id}). {ORPHANED}",
+                *(literal(note) for note in accounting.notes),
+            ]
+        ),
     )
     advice = (
         f"{accounting.rejected} of {accounting.read} rows were not loaded. Correct them in the worksheet, and run the "

@@ -4,6 +4,7 @@ A sheet is a spreadsheet document, a worksheet is one of its tabs. Every kind of
 :class:`Worksheet`, so that callers do not depend on the kind of source.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 WORKBOOK_SUFFIXES = (".xlsx", ".xlsm")
+# Files that people take for sheets, and flows do not read there.
+_OTHER_SUFFIXES = (".xls", ".xlsb", ".xltx", ".ods", ".numbers", ".gsheet", ".csv", ".tsv")
 
 
 class ExtractError(Exception):
@@ -30,7 +33,8 @@ class Worksheet:
     the spreadsheet, and only blank rows at the end are omitted. They are read lazily; iteration may raise
     :class:`ExtractError`. A row may have fewer or more cells than the header. Cells of which more is known than their
     text are of :class:`.cells.Cell`, in rows of :class:`.cells.Row`. A byte that cannot be decoded is a lone surrogate,
-    as by Python's ``surrogateescape``. ``progress`` returns the fraction of the worksheet read, 0 to 1.
+    as by Python's ``surrogateescape``. ``progress`` returns the fraction of the worksheet read, 0 to 1. After the last
+    row, ``notes`` returns what people should know of the worksheet although no row is rejected for it.
     """
 
     sheet: str
@@ -39,6 +43,7 @@ class Worksheet:
     header: Sequence[str]
     rows: Iterator[Sequence[str]]
     progress: Callable[[], float]
+    notes: Callable[[], Sequence[str]] = tuple
 
 
 class Source(Protocol):
@@ -89,6 +94,22 @@ def nearest(wanted: str, present: Iterable[str]) -> str | None:
     return folded[near[0]] if near else None
 
 
+# How programs name the copies of worksheets, folders and files: Excel, browsers, Google, Windows and macOS.
+_COPY = re.compile(
+    r"(?:(?:Copy of|Kopie von|Copie de|Copia de|C\u00f3pia de) )?(?P<name>.+?)"
+    r"(?: ?\([0-9]{1,2}\)| copy(?: [0-9]{1,2})?| - (?:Copy|Kopie|Copie|Copia)(?: ?\([0-9]{1,2}\))?"
+    r"| ?\([^()]*conflicted copy[^()]*\))?",
+    re.IGNORECASE,
+)
+
+
+def original(name: str, present: Iterable[str]) -> str | None:
+    """Return which of the names this is a copy of, as programs name copies: ``Ash`` for ``Ash (2)``."""
+    found = _COPY.fullmatch(name)
+    stem = found["name"].casefold() if found else ""
+    return next((each for each in present if each.casefold() == stem != name.casefold()), None)
+
+
 def quoted(names: Iterable[str]) -> str:
     """Return a list of names in quotes."""
     return ", ".join(f"'{name}'" for name in names)
@@ -107,6 +128,22 @@ def unreadable(what: str, error: OSError) -> ExtractError:
     home = "; on a host, flows read no home directory (docs/sheets.md)" if isinstance(error, PermissionError) else ""
     return ExtractError(
         f"{what} cannot be read: {error.strerror}. Give the account that runs the flow the right to read it{home}"
+    )
+
+
+def other_files(directory: Path) -> str:
+    """Return a sentence on the files of a folder of sheets that flows do not read; empty if there is none.
+
+    Raises:
+        OSError: the folder cannot be read.
+
+    """
+    names = sorted(entry.name for entry in directory.iterdir() if is_sheet_file(entry, _OTHER_SUFFIXES))
+    return (
+        f"Flows do not read {quoted(names)} there: save a workbook as Excel Workbook (.xlsx), and put csv files into a "
+        "folder that is named after their sheet. "
+        if names
+        else ""
     )
 
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from itertools import pairwise
 from typing import overload
 
 # A number as people may see it: with a decimal point or comma, and thousands separators.
@@ -23,6 +24,9 @@ _NEGATIVE = re.compile(rf"\W*{_MINUS.pattern}\W*[0-9]")
 _GROUPS = re.compile(rf"[0-9]*|[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})+|[0-9]{{1,2}}(?:,[0-9]{{2}})*,[0-9]{{3}}")
 # What Excel shows in the format General; from 12 characters on it rounds, and programs differ.
 _GENERAL_CHARACTERS = 11
+HIDDEN_WORKSHEET = "the worksheet itself"
+# Of hidden rows, as many are named.
+_SHOWN_RANGES = 10
 
 
 # Day 0 of dates that are stored as numbers.
@@ -30,7 +34,7 @@ SERIAL_EPOCH = datetime(1899, 12, 30)
 
 
 class Kind(StrEnum):
-    """What is known of a cell beside its text. Cells of the last four kinds have no value."""
+    """What is known of a cell beside its text. Cells from ERROR on have no value."""
 
     NUMBER = "number"
     # It is shown as another number, such as 0.125 as 12.5%.
@@ -44,6 +48,10 @@ class Kind(StrEnum):
     LOADING = "loading"
     # Another cell of a merged range holds the value that people see.
     MERGED = "merged"
+    # Its text, or a part of it, is struck out.
+    STRUCK = "struck"
+    # A superscript or subscript is beside a digit: 10 with a raised 3 has the text 103.
+    RAISED = "raised"
 
 
 class Cell(str):
@@ -137,12 +145,56 @@ class Merges:
             self._width = max(cells, default=-1) + 1
 
 
+@dataclass
+class Hidden:
+    """What of a worksheet people do not see, although it is read: the worksheet, rows, columns from 0."""
+
+    is_worksheet: bool = False
+    rows: list[int] = field(default_factory=list)
+    columns: set[int] = field(default_factory=set)
+
+    def notes(self, header: Sequence[str]) -> list[str]:
+        """Return a note if anything with a value is hidden."""
+        named = [name for column, name in enumerate(header) if column in self.columns and name.strip()]
+        parts = [
+            *([HIDDEN_WORKSHEET] if self.is_worksheet else []),
+            *([f"row{'s' if len(self.rows) > 1 else ''} {_ranges(self.rows)}"] if self.rows else []),
+            *([f"column{'s' if len(named) > 1 else ''} {', '.join(named)}"] if named else []),
+        ]
+        return [f"hidden, and read like the rest: {'; '.join(parts)}"] if parts else []
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as a text such as ``5, 7-9``; of many, the first and how many there are."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:_SHOWN_RANGES]]
+    return ", ".join(shown) + (f" and others, {len(numbers):,} in all" if len(ranges) > _SHOWN_RANGES else "")
+
+
 class BrokenRow(list[str]):
     """A row that is not whole: ``problem`` says why, and what to do."""
 
     def __init__(self, cells: Iterable[str], problem: str) -> None:
         super().__init__(cells)
         self.problem = problem
+
+
+def marked_text(runs: Iterable[tuple[str, bool, bool]]) -> str:
+    """Return a text of runs, each with whether it is raised or lowered, and whether it is struck out."""
+    parts = [run for run in runs if run[0]]
+    text = "".join(part for part, _, _ in parts)
+    if any(part.strip() and is_struck for part, _, is_struck in parts):
+        return Cell(text, Kind.STRUCK)
+    for (left, is_left_raised, _), (right, is_right_raised, _) in pairwise(parts):
+        # CO2 and m3 say the same on one line; 10 with a raised 3, or a note's number behind 12.5, do not.
+        if is_left_raised != is_right_raised and (right[0] if is_left_raised else left[-1]).isdigit():
+            return Cell(text, Kind.RAISED)
+    return text
 
 
 def seen(cell: str) -> str:

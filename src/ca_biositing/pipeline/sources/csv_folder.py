@@ -28,6 +28,11 @@ _CUT = (
     "is the last of the file and has no line end, as in a file that was cut off; "
     "export the worksheet again, or end the line if it is whole"
 )
+_NO_LINE_END = (
+    "row {}, the last one, has no line end, as in files of Google Sheets, and in a file that was cut off: "
+    "compare its last cell, '{}', and whether rows are missing"
+)
+_SHOWN_CHARACTERS = 50
 _SPLIT = (
     "is a part of one that a line break in a cell has split; "
     "put double quotes around that cell, or export the worksheet again"
@@ -75,7 +80,8 @@ class CsvFolder(Source):
         with content, TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             # Excel, which begins its files so, ends every line. Google Sheets and editors do neither.
             is_of_excel = content.peek(len(BOM_UTF8)).startswith(BOM_UTF8)
-            rows = _rows(file, what, ends_every_line=is_of_excel)
+            notes: list[str] = []
+            rows = _rows(file, what, notes, ends_every_line=is_of_excel)
             header = next(rows, None)
             if header is None:
                 raise ExtractError(f"{what} is empty: not even a header is there. Export it again as CSV UTF-8")
@@ -87,7 +93,7 @@ class CsvFolder(Source):
                     "Save all worksheets as Excel Workbook (.xlsx), or export this one with commas"
                 )
             size = os.fstat(content.fileno()).st_size
-            yield Worksheet(sheet, worksheet, str(path), header, rows, lambda: content.tell() / size)
+            yield Worksheet(sheet, worksheet, str(path), header, rows, lambda: content.tell() / size, lambda: notes)
 
 
 def _worksheets(folder: Path) -> dict[str, Path]:
@@ -118,27 +124,30 @@ class _Lines:
             yield line
 
 
-def _rows(file: TextIOWrapper, what: str, *, ends_every_line: bool) -> Iterator[Sequence[str]]:
+def _rows(file: TextIOWrapper, what: str, notes: list[str], *, ends_every_line: bool) -> Iterator[Sequence[str]]:
     """Return the header and the rows; one that is not whole is a :class:`BrokenRow`.
 
+    A note is added if it cannot be known whether the last one is.
     ``ends_every_line`` says that the program that wrote the file ends the last line as well.
     """
     lines = _Lines(file)
     records = _records(lines, what)
     for header in records:
         yield header
-        yield from _whole_rows(records, lines, len(header), ends_every_line=ends_every_line)
+        yield from _whole_rows(records, lines, len(header), notes, ends_every_line=ends_every_line)
 
 
 def _whole_rows(
-    records: Iterator[Sequence[str]], lines: _Lines, width: int, *, ends_every_line: bool
+    records: Iterator[Sequence[str]], lines: _Lines, width: int, notes: list[str], *, ends_every_line: bool
 ) -> Iterator[Sequence[str]]:
     # Where a text with a line break is not in quotes, the line end is seldom that of the file, and a row has not all
     # cells. Excel leaves out empty cells at the end of a row, so that alone a row with fewer cells may be whole.
     usual = (lines.end, "\r\n", "")
     previous: Sequence[str] | None = None
     is_split = was_unusual = False
+    number = 1  # of the header
     for row in records:
+        number += 1
         splits = was_unusual and not (len(row) in (0, width) and len(previous or ()) in (0, width))
         if previous is not None:
             yield BrokenRow(previous, _SPLIT) if is_split or splits else previous
@@ -146,16 +155,24 @@ def _whole_rows(
     if previous is not None:
         is_cut = not lines.end and any(previous) and (ends_every_line or len(previous) < width)
         problem = _SPLIT if is_split else _CUT if is_cut else None
+        if not lines.end and any(previous) and not problem:
+            last = previous[-1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            shown = f"{last[:_SHOWN_CHARACTERS]}…" if len(last) > _SHOWN_CHARACTERS else last
+            notes.append(_NO_LINE_END.format(number, shown))
         yield BrokenRow(previous, problem) if problem else previous
 
 
 def _records(lines: _Lines, what: str) -> Iterator[Sequence[str]]:
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
     reader = csv.reader(lines, strict=True)
+    start = 1
     try:
-        yield from reader
+        for row in reader:
+            yield row
+            start = reader.line_num + 1
     except csv.Error as error:
         raise ExtractError(
-            f"{what} is not well-formed CSV: {error}, in line {reader.line_num} of the file or before. "
-            "A double quote is probably missing or was not doubled. Export it again as CSV UTF-8"
+            f"{what} is not well-formed CSV: {error}, in the row that begins in line {start} of the file. "
+            "A double quote is probably missing there, or was not doubled. Correct that line, or export the worksheet "
+            "again as CSV UTF-8"
         ) from error

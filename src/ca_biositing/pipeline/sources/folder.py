@@ -13,6 +13,7 @@ from ca_biositing.pipeline.sources.base import (
     alternatives,
     is_sheet_file,
     no_folder,
+    other_files,
     unreadable,
     workbooks,
 )
@@ -83,6 +84,7 @@ class Folder(Source):
             return csv_files
         raise ExtractError(
             f"Sheet '{sheet}' is missing: there is neither a folder {folder} nor a workbook {folder}.xlsx. "
-            f"{alternatives('sheet', sheet, sheets)} Put the sheet there: `make sheets SHEETS=folder` copies sheets "
+            f"{alternatives('sheet', sheet, sheets)} "
+            f"{other_files(self.directory)}Put the sheet there: `make sheets SHEETS=folder` copies sheets "
             "to hosts, and `make up SHEETS=folder` gives them to the local container (docs/sheets.md)"
         )

@@ -34,6 +34,7 @@ from ca_biositing.pipeline.sources.base import (
 from ca_biositing.pipeline.sources.cells import (
     SERIAL_EPOCH,
     Cell,
+    Hidden,
     Kind,
     Merge,
     Merges,
@@ -73,6 +74,7 @@ class _Grid:
 
     rows: Sequence[Row]
     is_loading: bool
+    hidden: Hidden
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,15 @@ class GoogleSheets(Source):
         if not header:
             raise ExtractError(f"{what} has no header: row 1 is empty. Put the names of the columns there")
         total = len(grid.rows)
-        yield Worksheet(sheet, worksheet, location, header, remaining, lambda: 1 - length_hint(remaining) / total)
+        yield Worksheet(
+            sheet,
+            worksheet,
+            location,
+            header,
+            remaining,
+            lambda: 1 - length_hint(remaining) / total,
+            lambda: grid.hidden.notes(header),
+        )
 
     def link(self, sheet: str, worksheet: str) -> str:
         """Return the address of a worksheet; see :meth:`Source.link`."""
@@ -252,8 +262,12 @@ class _Api(HTTPClient):
     def grid(self, sheet_id: str, worksheet: str) -> _Grid:
         """Return the cells of a worksheet, in one request, so that they are of one moment."""
         # Only here the API tells dates from numbers, what people see of both, formulas, and merged cells.
-        cell = "effectiveValue,formattedValue,effectiveFormat(numberFormat(type)),userEnteredValue(formulaValue)"
-        fields = f"sheets(merges,data(rowData(values({cell}))))"
+        cell = (
+            "effectiveValue,formattedValue,effectiveFormat(numberFormat(type),textFormat(strikethrough)),"
+            "userEnteredValue(formulaValue),textFormatRuns(format(strikethrough))"
+        )
+        hidden_rows, hidden_columns = "rowMetadata(hiddenByUser,hiddenByFilter)", "columnMetadata(hiddenByUser)"
+        fields = f"sheets(properties(hidden),merges,data(rowData(values({cell})),{hidden_rows},{hidden_columns}))"
         params: ParamsType = {"ranges": absolute_range_name(worksheet), "fields": fields}
         answer = self.request("get", SPREADSHEET_URL % sheet_id, params=params)
         # Cell by cell, because the objects of a whole worksheet would take ten times its memory.
@@ -269,7 +283,8 @@ class _Api(HTTPClient):
         )
         rows: list[Row] = []
         is_loading = False
-        for number, line in enumerate(sheet.get("data", [{}])[0].get("rowData", []), start=1):
+        data = sheet.get("data", [{}])[0]
+        for number, line in enumerate(data.get("rowData", []), start=1):
             cells = {column: cell for column, cell in enumerate(line.get("values", [])) if cell}
             is_loading = is_loading or any(
                 isinstance(cell, Cell) and cell.kind is Kind.LOADING for cell in cells.values()
@@ -278,7 +293,17 @@ class _Api(HTTPClient):
             rows.append(Row(cells))
         while rows and not rows[-1]:
             rows.pop()
-        return _Grid(rows, is_loading)
+        hidden = Hidden(
+            sheet.get("properties", {}).get("hidden", False),
+            # Only an entry of something hidden has a key.
+            [
+                number
+                for (number, each), row in zip(enumerate(data.get("rowMetadata", []), 1), rows, strict=False)
+                if each and row
+            ],
+            {column for column, each in enumerate(data.get("columnMetadata", [])) if each},
+        )
+        return _Grid(rows, is_loading, hidden)
 
     @contextmanager
     def explain_errors(self, what: str) -> Iterator[None]:
@@ -337,12 +362,22 @@ def _cell(found: dict[str, Any]) -> Any:  # noqa: ANN401 - an object of JSON
     if value is None:
         # An empty cell has at most a format.
         return "" if found.keys() & {"effectiveFormat", "userEnteredValue"} else found
+    cell = _valued(found, value)
+    runs = found.get("textFormatRuns", [])
+    formats = [found.get("effectiveFormat", {}).get("textFormat", {}), *(run.get("format", {}) for run in runs)]
+    if cell and any(each.get("strikethrough") for each in formats):
+        return Cell(cell, Kind.STRUCK, found.get("formattedValue"), is_idle=isinstance(cell, Cell) and cell.is_idle)
+    return cell
+
+
+def _valued(found: Mapping[str, Any], value: Mapping[str, Any]) -> str:
+    """Return a cell's object that has a value as text."""
     shown = found.get("formattedValue", "")
     is_formula = "userEnteredValue" in found
     match value:
         case {"stringValue": text}:
             # A format may show a text in another way.
-            return found.get("formattedValue", text)
+            return str(found.get("formattedValue", text))
         case {"boolValue": is_true}:
             return Cell("TRUE" if is_true else "FALSE", Kind.BOOLEAN, shown, is_idle=not is_true)
         case {"errorValue": error}:

@@ -6,9 +6,10 @@ the cells (tests/unit/test_readers.py). Source: ECMA-376, part 1 (SpreadsheetML,
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from posixpath import dirname, join, normpath
 from typing import IO
 from xml.etree import ElementTree
@@ -18,14 +19,17 @@ from zipfile import ZipFile
 from ca_biositing.pipeline.sources.cells import (
     SERIAL_EPOCH,
     Cell,
+    Hidden,
     Kind,
     Merge,
     Merges,
     Row,
     clock_text,
+    marked_text,
     moment_text,
     number_cell,
     number_text,
+    seen,
     time_text,
 )
 from ca_biositing.pipeline.sources.number_formats import GENERAL, NumberFormat, built_in
@@ -59,6 +63,8 @@ class _Context:
     formats: Sequence[NumberFormat]
     # The formats that show texts in another way, by the style as cells name it.
     text_formats: Mapping[str, NumberFormat]
+    # The styles whose font is struck out, as cells name them.
+    struck_styles: Set[str]
     epoch: datetime
     is_calculated: bool
 
@@ -84,13 +90,18 @@ class Workbook:
             for name, identifier in element.attrib.items()
             if name.endswith("}id") and identifier in related
         }
+        self.hidden_pages = {
+            element.attrib["name"] for element in _all(root, "sheet") if element.get("state", "visible") != "visible"
+        }
         self._context = self._read_context(main, root)
 
-    def rows(self, page: str, on_read: Callable[[float], None]) -> Iterator[tuple[int, Row]]:
+    def rows(self, page: str, on_read: Callable[[float], None], hidden: Hidden) -> Iterator[tuple[int, Row]]:
         """Return a worksheet's rows that have a cell with a value, with their numbers; row 1 is the first.
 
-        ``on_read`` is called with the fraction of the worksheet that was read.
+        ``on_read`` is called with the fraction of the worksheet that was read. What is hidden of it is added to
+        ``hidden``.
         """
+        hidden.is_worksheet = page in self.hidden_pages
         name = self._parts[_part(self.pages[page])]
         info = self._archive.getinfo(name)
         size = max(info.file_size, 1)
@@ -100,7 +111,7 @@ class Workbook:
             )
         merges = self._merges(name)
         with self._archive.open(name) as part:
-            parser = _Worksheet(self._context, merges)
+            parser = _Worksheet(self._context, merges, hidden)
             read = 0
             while not parser.is_done:
                 chunk = part.read(_CHUNK)
@@ -136,12 +147,14 @@ class Workbook:
 
     def _read_context(self, main: str, root: ElementTree.Element) -> _Context:
         strings = [text for path in self._related(main, "sharedstrings").values() for text in self._strings(path)]
-        formats = [each for path in self._related(main, "styles").values() for each in _formats(self._xml(path))]
+        styles = [self._xml(path) for path in self._related(main, "styles").values()]
+        formats = [each for root_of_styles in styles for each in _formats(root_of_styles)]
+        struck = {str(style) for style, is_struck in enumerate(chain(*map(_struck, styles))) if is_struck}
         is_1904 = any(_is_true(element.get("date1904")) for element in _all(root, "workbookPr"))
         # Programs that do not calculate ask Excel to do so; what they write beside formulas is no result.
         is_calculated = not any(_is_true(element.get("fullCalcOnLoad")) for element in _all(root, "calcPr"))
         text_formats = {str(style): look for style, look in enumerate(formats) if look.text_section is not None}
-        return _Context(strings, formats, text_formats, _EPOCH_1904 if is_1904 else _EPOCH, is_calculated)
+        return _Context(strings, formats, text_formats, struck, _EPOCH_1904 if is_1904 else _EPOCH, is_calculated)
 
     def _related(self, part: str, kind: str) -> dict[str, str]:
         """Return the parts that a part refers to as this kind, by the reference's id."""
@@ -177,7 +190,7 @@ class Workbook:
             _, root = next(events)
             for event, element in events:
                 if event == "end" and _local(element.tag) == "si":
-                    strings.append(_unescaped("".join(_texts(element))))
+                    strings.append(marked_text(_runs(element)))
                     if len(strings[-1]) > _MAX_CELL_CHARACTERS:
                         raise DamagedError(f"a text has {len(strings[-1])} characters, more than any cell")
                     root.clear()
@@ -187,10 +200,12 @@ class Workbook:
 class _Worksheet:
     """Parses a worksheet's part, piece by piece."""
 
-    def __init__(self, context: _Context, merges: Iterable[Merge]) -> None:
+    def __init__(self, context: _Context, merges: Iterable[Merge], hidden: Hidden) -> None:
         self.is_done = False
         self._context = context
         self._merges = Merges(merges)
+        self._hidden = hidden
+        self._is_hidden_row = self._are_rows_hidden = False
         self._rows: list[tuple[int, Row]] = []
         self._number = 0
         self._cells: dict[int, str] = {}
@@ -199,6 +214,10 @@ class _Worksheet:
         self._attributes: dict[str, str] = {}
         self._value: list[str] = []
         self._formula: list[str] | None = None
+        # The runs of a rich text that has ended, and whether the one that the parser is in is raised or struck out.
+        self._runs: list[tuple[str, bool, bool]] = []
+        self._run_start = 0
+        self._is_raised = self._is_struck = False
         # Where the text that the parser is in belongs, if it is wanted.
         self._into: list[str] | None = None
         self._length = 0
@@ -242,8 +261,12 @@ class _Worksheet:
 
     def _name_elements(self, prefix: str) -> None:
         starts = {
+            "sheetFormatPr": self._start_defaults,
+            "col": self._start_columns,
             "row": self._start_row,
             "c": self._start_cell,
+            "vertAlign": self._start_raised,
+            "strike": self._start_struck,
             "v": self._start_value,
             "f": self._start_formula,
             "t": self._start_text,
@@ -255,10 +278,19 @@ class _Worksheet:
             "v": self._end_text,
             "f": self._end_text,
             "t": self._end_text,
+            "r": self._end_run,
             "rPh": self._end_hint,
         }
         self._starts = {prefix + name: function for name, function in starts.items()}
         self._ends = {prefix + name: function for name, function in ends.items()}
+
+    def _start_defaults(self, attributes: dict[str, str]) -> None:
+        self._are_rows_hidden = _is_true(attributes.get("zeroHeight"))
+
+    def _start_columns(self, attributes: dict[str, str]) -> None:
+        if _is_true(attributes.get("hidden")) or _is_zero(attributes.get("width")):
+            last = min(int(attributes["max"]), _MAX_COLUMN)
+            self._hidden.columns.update(range(int(attributes["min"]) - 1, last))
 
     def _start_row(self, attributes: dict[str, str]) -> None:
         number = int(attributes.get("r", self._number + 1))
@@ -267,10 +299,15 @@ class _Worksheet:
         self._number = number
         self._column = -1
         self._cells = {}
+        # A row that is written down has a height of its own, or the default one.
+        is_default = self._are_rows_hidden and "hidden" not in attributes and "ht" not in attributes
+        self._is_hidden_row = _is_true(attributes.get("hidden")) or _is_zero(attributes.get("ht")) or is_default
 
     def _end_row(self) -> None:
         self._merges.cover(self._number, self._cells)
         if self._cells:
+            if self._is_hidden_row:
+                self._hidden.rows.append(self._number)
             self._rows.append((self._number, Row(self._cells)))
 
     def _start_cell(self, attributes: dict[str, str]) -> None:
@@ -278,11 +315,16 @@ class _Worksheet:
         self._length = 0
         self._value = []
         self._formula = None
+        self._runs = []
+        self._run_start = 0
+        self._is_raised = self._is_struck = False
         reference = attributes.get("r")
         self._column = self._column_of(reference) if reference else self._column + 1
 
     def _end_cell(self) -> None:
         if (cell := self._cell()) != "":
+            if self._context.struck_styles and self._attributes.get("s") in self._context.struck_styles:
+                cell = Cell(cell, Kind.STRUCK, seen(cell), is_idle=isinstance(cell, Cell) and cell.is_idle)
             if self._column in self._cells:
                 raise DamagedError(f"row {self._number} has a cell twice")
             self._cells[self._column] = cell
@@ -298,6 +340,18 @@ class _Worksheet:
 
     def _end_text(self) -> None:
         self._into = None
+
+    def _start_raised(self, attributes: dict[str, str]) -> None:
+        self._is_raised = _is_raised(attributes.get("val"))
+
+    def _start_struck(self, attributes: dict[str, str]) -> None:
+        self._is_struck = _is_true(attributes.get("val", "1"))
+
+    def _end_run(self) -> None:
+        text = "".join(self._value[self._run_start :])
+        self._run_start = len(self._value)
+        self._runs.append((_unescaped(text), self._is_raised, self._is_struck))
+        self._is_raised = self._is_struck = False
 
     def _start_hint(self, _: dict[str, str]) -> None:
         self._is_hint = True
@@ -322,7 +376,7 @@ class _Worksheet:
             case "s":
                 return self._seen(self._context.strings[int(value)]) if value else ""
             case "str" | "inlineStr":
-                return self._seen(_unescaped(value))
+                return self._seen(marked_text(self._runs) if self._runs else _unescaped(value))
             case "b" if value:
                 text = "TRUE" if _is_true(value) else "FALSE"
                 return Cell(text, Kind.BOOLEAN, is_idle=text == "FALSE")
@@ -335,7 +389,7 @@ class _Worksheet:
     def _seen(self, text: str) -> str:
         formats = self._context.text_formats
         look = formats.get(self._attributes.get("s", "0")) if formats and text else None
-        return look.shown_text(text) if look else text
+        return look.shown_text(text) if look and not isinstance(text, Cell) else text
 
     def _number_cell(self, value: str, *, is_formula: bool) -> str:
         style = int(self._attributes.get("s", 0))
@@ -374,6 +428,17 @@ def _formats(styles: ElementTree.Element) -> list[NumberFormat]:
     return [codes.get(number) or built_in(int(number)) for number in used]
 
 
+def _struck(styles: ElementTree.Element) -> list[bool]:
+    """Return for each style that cells refer to by number whether its font is struck out."""
+    fonts = [
+        any(_is_true(strike.get("val", "1")) for strike in _all(font, "strike"))
+        for group in _all(styles, "fonts")
+        for font in _all(group, "font")
+    ]
+    used = [int(cell.get("fontId", 0)) for group in _all(styles, "cellXfs") for cell in _all(group, "xf")]
+    return [font < len(fonts) and fonts[font] for font in used]
+
+
 def _unescaped(text: str) -> str:
     """Return a text without the escapes for characters that XML cannot hold, such as _x000D_ (carriage return)."""
     if "_x" not in text:
@@ -406,14 +471,17 @@ def _all(root: ElementTree.Element, name: str) -> Iterable[ElementTree.Element]:
     return (element for element in root.iter() if _local(str(element.tag)) == name)
 
 
-def _texts(element: ElementTree.Element) -> Iterator[str]:
-    """Return the texts of an element, but not those of its phonetic hints."""
+def _runs(element: ElementTree.Element) -> Iterator[tuple[str, bool, bool]]:
+    """Return the runs of a text, see :func:`.cells.marked_text`, but not its phonetic hints."""
     for child in element:
         match _local(child.tag):
             case "t":
-                yield child.text or ""
+                yield _unescaped(child.text or ""), False, False
             case "r":
-                yield from _texts(child)
+                text = "".join(each.text or "" for each in child if _local(each.tag) == "t")
+                is_raised = any(_is_raised(each.get("val")) for each in _all(child, "vertAlign"))
+                is_struck = any(_is_true(each.get("val", "1")) for each in _all(child, "strike"))
+                yield _unescaped(text), is_raised, is_struck
 
 
 def _local(name: str) -> str:
@@ -427,3 +495,11 @@ def _part(path: str) -> str:
 
 def _is_true(value: str | None) -> bool:
     return value in ("1", "true")
+
+
+def _is_raised(value: str | None) -> bool:
+    return value in ("superscript", "subscript")
+
+
+def _is_zero(size: str | None) -> bool:
+    return size is not None and float(size) == 0

@@ -14,10 +14,11 @@ from ca_biositing.pipeline.sources.base import (
     Worksheet,
     alternatives,
     no_folder,
+    other_files,
     unreadable,
     workbooks,
 )
-from ca_biositing.pipeline.sources.cells import Row, seen
+from ca_biositing.pipeline.sources.cells import Hidden, Row, seen
 from ca_biositing.pipeline.sources.ooxml import Workbook
 
 _ZIP = b"PK"
@@ -52,7 +53,15 @@ class WorkbookFile(Source):
             header = [seen(cell) for cell in next(rows, _NO_CELLS)]
             if not header:
                 raise ExtractError(f"{what} has no header: row 1 is empty. Put the names of the columns there")
-            yield Worksheet(sheet, worksheet, str(self.path), header, rows, lambda: reading.progress)
+            yield Worksheet(
+                sheet,
+                worksheet,
+                str(self.path),
+                header,
+                rows,
+                lambda: reading.progress,
+                lambda: reading.hidden.notes(header),
+            )
 
     @contextmanager
     def _opened(self, sheet: str) -> Iterator[Workbook]:
@@ -97,15 +106,17 @@ class WorkbookFolder(Source):
             return WorkbookFile(files[sheet])
         raise ExtractError(
             f"Sheet '{sheet}' is missing: there is no file {path}. {alternatives('sheet', sheet, files)} "
+            f"{other_files(self.directory)}"
             "Put the sheet there as an Excel workbook (.xlsx) of that name"
         )
 
 
 class _Reading:
-    """One pass over a worksheet. ``progress`` is the fraction that was read."""
+    """One pass over a worksheet: ``progress`` is the fraction that was read, ``hidden`` what people do not see."""
 
     def __init__(self, workbook: Workbook, page: str, what: str) -> None:
         self.progress = 0.0
+        self.hidden = Hidden()
         self._workbook = workbook
         self._page = page
         self._what = what
@@ -114,7 +125,7 @@ class _Reading:
         """Return all rows from the first to the last that has a value."""
         last = 0
         try:
-            for number, row in self._workbook.rows(self._page, self._read):
+            for number, row in self._workbook.rows(self._page, self._read, self.hidden):
                 yield from repeat(_NO_CELLS, number - last - 1)
                 yield row
                 last = number
