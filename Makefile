@@ -228,8 +228,8 @@ vagrant-box: $(VENV)/controller ## create a box for libvirt, biocirv/debian13, w
 bench-converge: $(VENV)/dev ## compare the time of converges (first, and without changes; one host, and four) with a shell script's
 	$(VENV)/bin/python benchmarks/converge.py
 
-bench-etl: test-images ## compare the ETL's load of up to a million rows with raw COPY and an ORM
-	$(VENV)/bin/python -m benchmarks.etl
+bench-etl: test-images ## compare the ETL's load of up to a million rows with raw COPY and an ORM; ARCHIVING=1: without and with archiving of WAL
+	$(VENV)/bin/python -m benchmarks.etl$(if $(filter 1,$(ARCHIVING)), --archiving)
 
 bench-runs: $(VENV)/dev ## compare Prefect's own worker with ours, without and with forks; RUNS=, BURST=, MASTERS= for fewer runs
 	$(VENV)/bin/python benchmarks/runs.py

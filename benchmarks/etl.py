@@ -2,10 +2,13 @@
 
 Uses one PostgreSQL server in a container. Each load is a new process; the ways take turns, and the best time of each
 counts. Prints times, ratios, memory and the bars (the target values); it does not pass or fail.
+
+With --archiving, first loads take turns on two servers instead, one of which archives its WAL as the platform does.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import multiprocessing
@@ -33,6 +36,7 @@ from ca_biositing.pipeline.etl.run import run
 from ca_biositing.pipeline.flows.observation import OBSERVATIONS
 from ca_biositing.pipeline.sources.csv_folder import CsvFolder
 from tests.integration.postgresql import throw_away_postgresql
+from tests.limits import wait_until
 
 ROOT = Path(__file__).parents[1]
 WORKSHEET = "03.1-Proximate"
@@ -69,7 +73,18 @@ SETTINGS = (
     "jit",
 )
 
+# How the platform archives (roles/backup), with a repository beside the data.
+PGBACKREST = (
+    "PGBACKREST_STANZA=bench PGBACKREST_PG1_PATH=$PWD PGBACKREST_PG1_SOCKET_PATH=/var/run/postgresql "
+    "PGBACKREST_REPO1_PATH=/tmp/archive PGBACKREST_REPO1_CIPHER_TYPE=aes-256-cbc PGBACKREST_REPO1_CIPHER_PASS=bench "
+    "PGBACKREST_COMPRESS_TYPE=zst PGBACKREST_COMPRESS_LEVEL=3 PGBACKREST_LOCK_PATH=/tmp/lock "
+    "PGBACKREST_LOG_LEVEL_FILE=off pgbackrest "
+)
+ARCHIVING = {"archive_mode": "on", "archive_timeout": "60", "archive_command": f"{PGBACKREST} archive-push %p"}
+WAITING = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
+
 FIRST_LOAD = "ETL, first load"
+ARCHIVED = "the same, archived"
 RE_LOAD = "ETL, unchanged re-load"
 RAW_COPY = "raw COPY"
 ADD_ALL = "ORM, add_all"
@@ -279,12 +294,7 @@ def measure_all(engine: Engine, directory: Path) -> Figures:
     figures = Figures()
 
     def measure(name: str, way: Callable[[Path], Measured], count: int) -> None:
-        measured = in_new_process(way, directory / str(count))
-        with Session(engine) as session:
-            there = session.scalar(select(func.count()).select_from(Observation))
-        if there != count:
-            raise SystemExit(f"{name} of {count} rows left {there} in the table")
-        figures.add(name, count, measured)
+        figures.add(name, count, measured_in_whole(engine, way, directory / str(count), count))
 
     for count, rounds in {ROW_BY_ROW_ROWS: ROUNDS[SMALL], **ROUNDS}.items():
         write_worksheet(directory / str(count), count)
@@ -302,6 +312,46 @@ def measure_all(engine: Engine, directory: Path) -> Figures:
                     _as_superuser(engine, "VACUUM (ANALYZE) observation", "CHECKPOINT")
                     measure(RE_LOAD, way, count)
     return figures
+
+
+def measured_in_whole(engine: Engine, way: Callable[[Path], Measured], directory: Path, count: int) -> Measured:
+    """Measure a way in a new process, and fail unless the table then has so many rows."""
+    measured = in_new_process(way, directory)
+    with Session(engine) as session:
+        there = session.scalar(select(func.count()).select_from(Observation))
+    if there != count:
+        raise SystemExit(f"{way.__name__} of {count} rows left {there} in the table")
+    return measured
+
+
+def measure_archiving(directory: Path) -> tuple[Figures, list[str]]:
+    """Measure first loads in turns, without and with archiving; also return the lines that describe the server."""
+    figures = Figures()
+    with throw_away_postgresql() as without, throw_away_postgresql(**ARCHIVING) as archiving:
+        urls = {FIRST_LOAD: without, ARCHIVED: archiving}
+        engines = {}
+        for name, url in urls.items():
+            os.environ["DATABASE_URL"] = url
+            engines[name] = engine_from_environment()
+            prepare(engines[name])
+        # The server runs it in its data directory, as it does with archive_command.
+        _as_superuser(engines[ARCHIVED], f"COPY (SELECT 1) TO PROGRAM '{PGBACKREST} stanza-create >&2'")
+        for count, rounds in ROUNDS.items():
+            write_worksheet(directory / str(count), count)
+            for name in [*urls] * rounds:
+                os.environ["DATABASE_URL"] = urls[name]
+                _as_superuser(engines[name], "TRUNCATE observation", "CHECKPOINT")
+                _wait_until_archived(engines[ARCHIVED])
+                figures.add(
+                    name, count, measured_in_whole(engines[name], first_or_re_load, directory / str(count), count)
+                )
+        return figures, [*server(engines[ARCHIVED])]
+
+
+def _wait_until_archived(engine: Engine) -> None:
+    """Wait until nothing waits to be archived, which would slow down the next load."""
+    with engine.connect() as connection:
+        wait_until(lambda: connection.scalar(text(WAITING)) == 0, "all WAL is archived", 600)
 
 
 def bars(figures: Figures) -> Iterator[str]:
@@ -351,6 +401,16 @@ def server(engine: Engine) -> Iterator[str]:
 
 def main() -> None:
     """Measure on a temporary server, and print the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--archiving", action="store_true", help="compare first loads without and with archiving")
+    if parser.parse_args().archiving:
+        with tempfile.TemporaryDirectory() as directory:
+            figures, described = measure_archiving(Path(directory))
+        print(*described, "", *figures.table(), "", sep="\n")
+        for rows in ROUNDS:
+            ratio = figures.rate(ARCHIVED, rows) / figures.rate(FIRST_LOAD, rows)
+            print(f"first load with archiving / without, {rows:>9,} rows {ratio:6.2f}   at least 0.9")
+        return
     with tempfile.TemporaryDirectory() as directory, throw_away_postgresql() as url:
         os.environ["DATABASE_URL"] = url
         engine = engine_from_environment()

@@ -2,7 +2,7 @@
 ARG BASE
 FROM ${BASE}
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends pgbackrest postgresql \
     && apt-get clean
 # No data must survive a test, so that no write has to wait for a disk.
 RUN cd /etc/postgresql/*/main \

@@ -1,6 +1,7 @@
 """A temporary PostgreSQL in a container."""
 
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,10 +9,20 @@ import docker
 
 from tests import limits
 
+# The image's command, with options.
+START = [
+    "sh",
+    "-c",
+    'exec pg_ctlcluster --foreground $(pg_lsclusters --no-header | cut -d " " -f 1,2) start "$@"',
+    "start",
+]
+
 
 @contextmanager
-def throw_away_postgresql() -> Iterator[str]:
+def throw_away_postgresql(**settings: str) -> Iterator[str]:
     """Start a PostgreSQL, published on loopback; yield the URL of its superuser, and remove it at the end.
+
+    ``settings`` are its own, in addition to the image's.
 
     Raises:
         RuntimeError: it did not start, or Docker did not publish it.
@@ -19,8 +30,13 @@ def throw_away_postgresql() -> Iterator[str]:
 
     """
     client = docker.from_env()
+    options = [word for name, value in settings.items() for word in ("-o", f"-c {name}={shlex.quote(value)}")]
     container = client.containers.run(
-        "biocirv-postgresql:test", detach=True, remove=True, ports={"5432/tcp": ("127.0.0.1", 0)}
+        "biocirv-postgresql:test",
+        [*START, *options] if options else None,
+        detach=True,
+        remove=True,
+        ports={"5432/tcp": ("127.0.0.1", 0)},
     )
     try:
         password = secrets.token_hex(16)
