@@ -4,6 +4,7 @@ import base64
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from testinfra.host import Host
@@ -225,6 +226,28 @@ def test_a_migration_dumps_first_and_not_without(
     restore(inventory, dumps["biocirv_db"])
     server.check_output("systemctl start prefect-worker")
     assert psql(database, REVISION) == head
+
+
+@pytest.mark.disruptive
+def test_a_moment_is_restored_aside_and_compared(inventory: "Inventory", database: Host) -> None:
+    """The verbs of base backups with the pgBackRest of Debian 12."""
+    point = f"release-{uuid4().hex[:6]}"
+    assert inventory.answer("playbooks/base_backup.yml").returncode == 0
+    made = inventory.answer("playbooks/restore_point.yml", "--extra-vars", f"restore_point_name={point}")
+    assert made.returncode == 0, made.stdout + made.stderr
+    psql(database, "CREATE TABLE meanwhile AS SELECT 1 AS id")
+    try:
+        compared = inventory.answer("playbooks/restore_check.yml", "--extra-vars", f"restore_to={point}")
+        assert compared.returncode == 0, compared.stdout + compared.stderr
+        assert re.search(r"meanwhile +no table +1", compared.stdout), compared.stdout
+        drilled = inventory.answer("playbooks/restore_drill.yml")
+        assert drilled.returncode == 0, drilled.stdout + drilled.stderr
+    finally:
+        psql(database, "DROP TABLE meanwhile")
+    shown = inventory.answer("playbooks/backups.yml").stdout
+    assert "Any second can be restored from" in shown
+    assert point in shown
+    assert re.search(r"Last drill .* succeeded: ", shown), shown
 
 
 @pytest.mark.disruptive
