@@ -38,7 +38,8 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
         "--extra-vars",
         '{"preflight_minimum_memory_mb": 99999999, "preflight_minimum_deploy_disk_mb": 99999999,'
         ' "postgresql_version": 14, "prefect_server_port": "http", "prefect_worker_limit": [8],'
-        ' "prefect_worker_limits": 8,'
+        ' "prefect_worker_limits": 8, "biocirv_reader_password": "Schlüssel", "prefect_encryption_key": "short",'
+        ' "prefect_api_url": "https://[fd00::1]/api",'
         ' "database_port": "{{ nowhere }}"}',
     )
     assert refused.returncode != 0
@@ -56,8 +57,12 @@ def test_bad_input_is_one_report_and_changes_nothing(inventory: "Inventory", ser
         "prefect_worker_limit",
         "did you mean prefect_worker_limit?",
         "postgresql_version",
+        "biocirv_reader_password must be of printable ASCII characters",
+        "prefect_encryption_key must be of 32 ASCII characters",
+        "prefect_api_url names fd00::1: give that IPv6 address a name",
     ):
         assert words in text, f"{words!r} is not in: {text}"
+    assert "cannot resolve" not in text
     assert recap(refused.stdout)[0] == 0
     assert server.check_output("find /etc /opt/biocirv -newer %s -type f", marker) == ""
     server.check_output("rm %s", marker)
@@ -68,6 +73,37 @@ def test_a_name_that_a_host_cannot_resolve_is_refused(inventory: "Inventory") ->
     assert refused.returncode != 0
     assert "prefect_api_url names nosuch.invalid, which the host cannot resolve" in " ".join(refused.stdout.split())
     assert recap(refused.stdout)[0] == 0
+
+
+# Holds the locks of apt and dpkg, as unattended-upgrades does, for half a minute from when Ansible comes to apt.
+HOLD_LOCKS = """
+import fcntl, subprocess, time
+paths = "/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"
+files = [open(path, "w") for path in paths]
+for file in files:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+follow = ["journalctl", "--follow", "--lines=0", "--identifier=ansible-ansible.builtin.apt"]
+with subprocess.Popen(follow, stdout=subprocess.PIPE) as journal:
+    journal.stdout.readline()
+    time.sleep(30)
+    journal.kill()
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_apt_is_waited_for_while_another_program_uses_it(inventory: "Inventory", database: Host) -> None:
+    database.check_output("apt-get remove --yes zstd")
+    database.check_output("systemd-run --quiet --collect --unit=hold-apt python3 -c %s", HOLD_LOCKS)
+    try:
+        install = "apt-get install --yes zstd"
+        wait_until(lambda: "Could not get lock" in database.run(install).stderr, "apt is refused the locks", poll=1)
+        done = inventory.playbook("site.yml", "--tags", "base")
+        assert done.returncode == 0, done.stdout
+        assert database.run("dpkg --status zstd").rc == 0
+        assert database.run("systemctl is-active hold-apt").stdout.strip() == "inactive"
+    finally:
+        database.run("systemctl stop hold-apt; apt-get install --yes zstd")
 
 
 @pytest.fixture

@@ -245,7 +245,8 @@ def reach_problems(needed: Mapping[str, str], unresolved: Iterable[str], silent:
 
 def unreachable(error: str, advice: str) -> dict[str, str]:
     """Return what to say of a host where no command can be run: a message, and the error where it explains more."""
-    if re.search(r"(?i)incorrect (sudo|become) password", error):
+    # Connections other than ssh do not see that sudo refuses a password, and wait for it to ask.
+    if re.search(r"(?i)incorrect (sudo|become) password|duplicate become password|waiting for privilege escal", error):
         return {
             "msg": "sudo on the host refuses the password that you gave: give that of the account that you log in with."
         }
@@ -596,7 +597,9 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no type hint
             names["prefect_api_url"] = host_of(self.value("prefect_api_url", variables))
             names["database_address"] = str(self.value("database_address", variables) or "")
         proxies = {name: host_of(self.value(name, variables), with_port=True) for name in ("http_proxy", "https_proxy")}
-        return {key: name for key, name in names.items() if name}, {key: name for key, name in proxies.items() if name}
+        # An IPv6 literal is a problem of its own, not a name.
+        names = {key: name for key, name in names.items() if name and not address_problems(key, name)}
+        return names, {key: name for key, name in proxies.items() if name}
 
     def number(self, name: str, variables: Mapping[str, Any]) -> int:
         """Return a variable's value as a number; 0 if it is none, which variable_problems reports."""
