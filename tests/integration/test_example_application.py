@@ -102,5 +102,5 @@ def test_lock_is_in_step_with_the_main_application() -> None:
     main = (APPLICATION.parents[1] / "requirements/application.txt").read_text(encoding="utf-8")
     own = set(pin.findall((APPLICATION / "requirements.txt").read_text(encoding="utf-8")))
 
-    assert "prefect==3.8.8" in own
+    assert "prefect==3.9.1" in own
     assert own <= set(pin.findall(main))

@@ -101,13 +101,13 @@ def test_a_wheel_that_is_not_the_locked_one_is_named(install: Callable[..., list
 
 def test_a_requirement_without_a_hash_is_named(install: Callable[..., list[str]], tmp_path: Path) -> None:
     lock = tmp_path / "requirements.txt"
-    lock.write_text("prefect==3.8.8\n", encoding="utf-8")
+    lock.write_text("prefect==3.9.1\n", encoding="utf-8")
 
     said = install("--require-hashes", "--requirement", lock)
 
     assert said[0] == (
         "Installing the project failed: In `--require-hashes` mode, all requirements must have a hash, but none were "
-        "provided for: prefect==3.8.8."
+        "provided for: prefect==3.9.1."
     )
 
 
