@@ -221,7 +221,8 @@ def test_a_proxy_s_address_is_taken_from_its_url(preflight: ModuleType, url: str
 def test_a_sudo_that_asks_is_told_from_a_host_that_is_away(preflight: ModuleType) -> None:
     for error in ("Missing sudo password", "sudo: a password is required"):
         assert "OPTIONS=--ask-become-pass" in preflight.unreachable(error, "Is it on?")["msg"]
-    for error in ("Incorrect sudo password", "timeout waiting for privilege escalation password prompt:"):
+    asked_twice = "Sorry, try again.\nsudo: no password was provided\nsudo: 1 incorrect password attempt"
+    for error in ("Incorrect sudo password", "timeout waiting for privilege escalation password prompt:", asked_twice):
         assert "refuses the password" in preflight.unreachable(error, "Is it on?")["msg"]
     away = preflight.unreachable("ssh: connect to host h port 22: No route to host", "Is it on?")
     assert away["msg"] == "The host cannot be reached: Is it on?"

@@ -245,8 +245,7 @@ def reach_problems(needed: Mapping[str, str], unresolved: Iterable[str], silent:
 
 def unreachable(error: str, advice: str) -> dict[str, str]:
     """Return what to say of a host where no command can be run: a message, and the error where it explains more."""
-    # Connections other than ssh do not see that sudo refuses a password, and wait for it to ask.
-    if re.search(r"(?i)incorrect (sudo|become) password|duplicate become password|waiting for privilege escal", error):
+    if re.search(r"(?i)incorrect (\w+ )?password|duplicate become password|waiting for privilege escal", error):
         return {
             "msg": "sudo on the host refuses the password that you gave: give that of the account that you log in with."
         }
