@@ -161,6 +161,21 @@ def test_status_names_a_table_that_is_gone(inventory: "Inventory", database: Hos
     assert inventory.status()["well"] is True
 
 
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_status_names_a_deployment_that_prefect_lacks(inventory: "Inventory", api: "Api") -> None:
+    """A restored prefect_db may be empty, or older than a deployment."""
+    deployment = api.ask("/deployments/name/Master%20ETL%20Flow/master-etl-deployment")
+    api.delete(f"/deployments/{deployment['id']}")
+
+    (problem,) = inventory.status()["problems"]
+
+    assert problem.startswith("Prefect does not have the deployment master-etl-deployment: `make start-services ")
+    converged = inventory.playbook("site.yml", "--tags", "deploy")
+    assert converged.returncode == 0, converged.stdout
+    assert inventory.status()["well"] is True
+
+
 def kill_and_wait(worker: Host) -> None:
     """Kill the worker, and wait until systemd has started it again."""
     first = int(properties(worker, "prefect-worker", "NRestarts")["NRestarts"])

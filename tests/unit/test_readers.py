@@ -80,7 +80,7 @@ def test_a_cell_is_read_as_it_was_written(workbook: Callable[[str], Path], write
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_openpyxl_would_not_tell_these_cells_from_others(workbook: Callable[[str], Path], writer: str) -> None:
-    """The reason for a reader of our own: neither formats nor formulas come with values, and escapes are undone twice.
+    """The reason for a reader of our own: neither formats nor formulas come with values.
 
     python-calamine tells them no better, and allocates the whole rectangle of a worksheet's cells.
     """

@@ -92,6 +92,7 @@ def asked() -> dict[str, Any]:
             "running": 3,
             "late": 0,
             "late_since": "",
+            "missing_deployments": [],
             "lagging": [],
             "last_run": [RUN],
         },
@@ -246,6 +247,11 @@ MAKE = "INVENTORY=inventory/mine`"
             (*ONE, "prefect"),
             {**asked()["hosts"]["one"]["state"]["answers"]["prefect"], "late": 2, "late_since": "2026-11-27T17:30:00Z"},
             "2 flow runs have not begun in time, the oldest since 2026-11-27 17:30 UTC: `make logs",
+        ),
+        (
+            (*ONE, "prefect", "missing_deployments"),
+            ["report"],
+            f"Prefect does not have the deployment report: `make start-services {MAKE}",
         ),
         (
             (*ONE, "prefect", "lagging"),

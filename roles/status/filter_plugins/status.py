@@ -92,7 +92,7 @@ def _release(asked: dict[str, Any], releases: dict[str, Any]) -> dict[str, Any]:
 def _work_pool(found: dict[str, Any] | None) -> dict[str, Any]:
     if not found:
         return {}
-    names = ("running", "late", "late_since", "lagging")
+    names = ("running", "late", "late_since", "missing_deployments", "lagging")
     return {
         **found["pool"],
         **{name: found[name] for name in names},
@@ -258,6 +258,8 @@ def _prefect_problems(pool: dict[str, Any], arguments: str) -> Iterator[str]:
     if pool["late"]:
         runs = f"{pool['late']} flow run{'s have' if pool['late'] > 1 else ' has'} not begun in time"
         yield f"{runs}, the oldest since {_time(pool['late_since'])}: {journal}"
+    for deployment in pool["missing_deployments"]:
+        yield f"Prefect does not have the deployment {deployment}: `make start-services{arguments}` registers it"
     for deployment in pool["lagging"]:
         yield (
             f"Too few runs of the deployment {deployment} are planned: Prefect's scheduler stands still. "

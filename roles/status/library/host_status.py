@@ -50,7 +50,7 @@ options:
     type: dict
     default: {}
     description:
-      - C(url) of Prefect's API, C(user), and the C(pool) and C(deployment) to look at.
+      - C(url) of Prefect's API, C(user), the C(pool) to look at, and the C(deployments) to expect, the main one first.
       - C(schedules_program), which lists deployments whose runs are not planned, and its C(environment_file).
   prefect_password: {type: str, default: '', description: The user's password.}
 """
@@ -63,7 +63,7 @@ answers:
     - C(services) (units with state, times and restarts within an hour), C(health), C(disks), C(errors) (lines).
     - C(rows) (numbers by table), C(backups) (what the program prints).
     - C(certificate of NAME) (its end), C(schema) (C(revisions), and C(missing_tables) that its migration made).
-    - C(prefect) (pool, workers, counts, schedules that lag, the last run).
+    - C(prefect) (pool, workers, counts, deployments that are missing, schedules that lag, the last run).
 failures: {type: dict, returned: always, description: Reasons of the parts that did not answer, by name.}
 """
 
@@ -273,7 +273,7 @@ class Prefect:
             raise NoAnswerError(f"Prefect's API does not answer: {error}") from error
 
     def report(self) -> dict[str, Any]:
-        """Return the work pool, its workers, counts of flow runs, schedules that lag, and the last run."""
+        """Return the work pool, its workers, counts of runs, what deployments and schedules lack, and the last run."""
         pool = self._access["pool"]
         in_pool = {"work_pools": {"name": {"any_": [pool]}}}
         counts = [
@@ -291,6 +291,7 @@ class Prefect:
             "running": counts[0],
             "late": counts[1],
             "late_since": self.late_since(in_pool) if counts[1] else "",
+            "missing_deployments": self.missing_deployments(),
             "lagging": self.lagging(),
             "last_run": self.last_run(),
         }
@@ -300,6 +301,12 @@ class Prefect:
         query = {"sort": "EXPECTED_START_TIME_ASC", "limit": 1, "flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
         found = self.ask("/flow_runs/filter", {**in_pool, **query})
         return str(found[0]["expected_start_time"]) if found else ""
+
+    def missing_deployments(self) -> list[str]:
+        """Return the expected deployments that Prefect does not have, as after the restoration of an empty database."""
+        expected = self._access["deployments"]
+        found = self.ask("/deployments/filter", {"deployments": {"name": {"any_": expected}}})
+        return [name for name in expected if name not in {deployment["name"] for deployment in found}]
 
     def lagging(self) -> list[str]:
         """Return the deployments with an active schedule whose planned runs do not reach ahead as they should."""
@@ -311,7 +318,7 @@ class Prefect:
         query = {
             "sort": "START_TIME_DESC",
             "limit": 1,
-            "deployments": {"name": {"any_": [self._access["deployment"]]}},
+            "deployments": {"name": {"any_": self._access["deployments"][:1]}},
             "flow_runs": {"start_time": {"is_null_": False}},
         }
         runs = self.ask("/flow_runs/filter", query)
