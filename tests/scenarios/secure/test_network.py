@@ -208,7 +208,6 @@ def test_requests_that_do_not_end_keep_nobody_out(platform: "Platform", note: Ca
         assert holding.stdout.readline() == f"closed {HELD}\n"
 
 
-@pytest.mark.parametrize(("port", "starttls"), [(443, ""), (5432, "-starttls postgres")], ids=["proxy", "postgresql"])
 def test_the_server_reaches_no_other_addresses_than_it_is_told_to(platform: "Platform") -> None:
     """Whoever holds the API's password makes it post to any address, by an automation (`prefect_server_addresses`)."""
     group = platform.host.check_output("systemctl show --property=ControlGroup --value prefect-server")
@@ -231,6 +230,7 @@ def test_the_server_reaches_no_other_addresses_than_it_is_told_to(platform: "Pla
         platform.host.run("ip address del 192.0.2.1/32 dev lo")
 
 
+@pytest.mark.parametrize(("port", "starttls"), [(443, ""), (5432, "-starttls postgres")], ids=["proxy", "postgresql"])
 def test_only_tls_1_3_is_spoken(
     platform: "Platform", attacker: Host, note: Callable[[str], None], port: int, starttls: str
 ) -> None:
