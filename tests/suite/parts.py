@@ -9,6 +9,10 @@ QUICK = ("-m", "not thorough")
 # Shell scripts are found by their first line.
 SHELLCHECK = r"set -o pipefail; git grep --name-only -E '^#!.*\b(ba|da)?sh$' | xargs shellcheck"
 
+# Tests that begin after minutes, and what they read when they are imported.
+SCENARIOS = ("tests/drills", "tests/host", "tests/scenarios", "tests/vagrant")
+MOLECULE = {"MOLECULE_EPHEMERAL_DIRECTORY": "", "MOLECULE_INVENTORY_FILE": ""}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -66,6 +70,12 @@ PARTS = {
                 Step("yamllint", ("yamllint", "--strict", ".")),
                 Step("ansible-lint", ("ansible-lint", "--offline")),
                 Step("shellcheck", ("bash", "-c", SHELLCHECK)),
+                # A test that pytest refuses would end its scenario after minutes.
+                Step(
+                    "collect",
+                    ("python", "-m", "pytest", "--collect-only", "--quiet", *SCENARIOS),
+                    MOLECULE,
+                ),
             ),
             75,
             75,
