@@ -11,6 +11,7 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from roles.backup.files.recovery import __main__ as program
 from roles.backup.files.recovery import receiver
 from roles.backup.files.recovery.__main__ import advice, differences, has_failed_since, read_points
 from roles.backup.files.recovery.aside import restore_options, why_it_ended
@@ -463,6 +464,20 @@ def test_after_a_failed_drill_a_full_backup_is_due_once() -> None:
     assert not has_failed_since(drilled, minutes(6))
     assert not has_failed_since({**drilled, "succeeded": True}, minutes(4))
     assert not has_failed_since({}, minutes(4))
+
+
+@pytest.mark.parametrize(("missing", "created"), [(["directory /var/lib/biocirv-recovery"], 0), (["stanza"], 1)])
+def test_a_stanza_is_created_only_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str], created: int
+) -> None:
+    """On a host that was made anew, the repository has that of the lost cluster, which is restored later."""
+    commands: list[str] = []
+    repositories = SimpleNamespace(pgbackrest=lambda *words: commands.append(words[0]) or "")
+    monkeypatch.setattr(program, "lacks", lambda _own: missing)
+    monkeypatch.setattr(program, "Repositories", lambda _own: repositories)
+    own: Any = SimpleNamespace(state=str(tmp_path), wal_directory="/srv/wal", directories=[])
+    program.prepare(own)
+    assert commands == ["stanza-create"] * created
 
 
 def test_what_was_received_and_is_not_archived_is_restored(tmp_path: Path) -> None:

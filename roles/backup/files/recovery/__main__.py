@@ -65,11 +65,7 @@ def main() -> None:
 def run_command(arguments: argparse.Namespace, own: Settings) -> int:
     """Run a subcommand and return its exit code."""
     if arguments.command == "prepare":
-        # With a lock of its own: while an archiver fails, it holds the common one most of the time.
-        print(Repositories(own).pgbackrest("stanza-create", f"--lock-path={own.state}/stanza"), end="")
-        if not own.wal_directory and _has_slot(own):
-            Cluster(own.port).drop_slot(SLOT)
-        _write(own, MOUNTS, {path: mount_point(path) for path in own.directories})
+        prepare(own)
         return 0
     if arguments.command == "lacks":
         print("\n".join(lacks(own)))
@@ -87,6 +83,17 @@ def run_command(arguments: argparse.Namespace, own: Settings) -> int:
     answer = {"state": state, "point": point, "find": find, "aside": aside}[arguments.command](own, arguments)
     print(json.dumps(answer))
     return 0
+
+
+def prepare(own: Settings) -> None:
+    """Create the stanza in each repository that lacks it, and drop the slot of a receiver that is not wanted."""
+    # Where a repository has that of a lost cluster, the new and empty one may not replace it.
+    if "stanza" in lacks(own):
+        # With a lock of its own: while an archiver fails, it holds the common one most of the time.
+        print(Repositories(own).pgbackrest("stanza-create", f"--lock-path={own.state}/stanza"), end="")
+    if not own.wal_directory and _has_slot(own):
+        Cluster(own.port).drop_slot(SLOT)
+    _write(own, MOUNTS, {path: mount_point(path) for path in own.directories})
 
 
 def lacks(own: Settings) -> list[str]:
