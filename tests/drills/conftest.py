@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["inventory"]
 
 EXERCISE = pytest.StashKey[Exercise]()
+# Lines for the end of the output.
+FIGURES = pytest.StashKey[list[str]]()
 COLUMNS = (
     "drill",
     "result",
@@ -63,7 +65,10 @@ def outcome(request: pytest.FixtureRequest, exercise: Exercise) -> Outcome:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print a line for each drill."""
+    """Print what a lost disk has cost, and a line for each drill."""
+    if figures := config.stash.get(FIGURES, None):
+        terminalreporter.section("the disk of the database was lost")
+        terminalreporter.write_line("\n".join(figures))
     exercise = config.stash.get(EXERCISE, None)
     if exercise is None:
         return

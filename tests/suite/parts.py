@@ -124,7 +124,7 @@ PARTS = {
             "drills",
             "faults under load",
             _molecule("drills", 13),
-            1300,
+            1600,
             after=("images",),
         ),
         Part(
