@@ -171,7 +171,7 @@ else
 endif
 
 ##@ Development
-.PHONY: test test-all soak linux lint test-molecule test-browser package-lists zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-runs lock variables help
+.PHONY: test test-all soak linux lint test-molecule test-browser package-lists zstd chromium vagrant libvirtd test-vagrant vagrant-image vagrant-box drill bench-converge bench-etl bench-restore bench-runs lock variables help
 # Two parts run in parallel, for two cores, and write their output to .cache/tests; tests/suite/parts.py lists them.
 SUITE = $(VENV)/bin/python -m tests.suite
 RUN_SUITE = @programs=$$($(SUITE) --programs $(1)); [ -z "$$programs" ] || $(MAKE) $$programs; $(SUITE) $(1)
@@ -230,6 +230,9 @@ bench-converge: $(VENV)/dev ## compare the time of converges (first, and without
 
 bench-etl: test-images ## compare the ETL's load of up to a million rows with raw COPY and an ORM; ARCHIVING=1: without and with archiving of WAL
 	$(VENV)/bin/python -m benchmarks.etl$(if $(filter 1,$(ARCHIVING)), --archiving)
+
+bench-restore: test-images ## measure what a mistake and a lost disk cost, RPO and RTO, with the database of `make up` and one of GIGABYTES=2; DEBIAN=12
+	$(VENV)/bin/python -m benchmarks.restore
 
 bench-runs: $(VENV)/dev ## compare Prefect's own worker with ours, without and with forks; RUNS=, BURST=, MASTERS= for fewer runs
 	$(VENV)/bin/python benchmarks/runs.py
