@@ -12,14 +12,13 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from roles.backup.files.recovery import __main__ as program
-from roles.backup.files.recovery import receiver
+from roles.backup.files.recovery import receiver, repository
 from roles.backup.files.recovery.__main__ import advice, differences, has_failed_since, read_points
 from roles.backup.files.recovery.aside import restore_options, why_it_ended
 from roles.backup.files.recovery.drill import Counted, compare, read_verification
 from roles.backup.files.recovery.host import MOUNTED, WANTED, RecoveryError, mount_point
 from roles.backup.files.recovery.receiver import received, remove_archived, restore_option
 from roles.backup.files.recovery.repository import (
-    NOT_ARCHIVED,
     Backup,
     Repositories,
     Repository,
@@ -472,7 +471,7 @@ def test_a_stanza_is_created_only_where_there_is_none(
 ) -> None:
     """On a host that was made anew, the repository has that of the lost cluster, which is restored later."""
     commands: list[str] = []
-    repositories = SimpleNamespace(pgbackrest=lambda *words: commands.append(words[0]) or "")
+    repositories = SimpleNamespace(pgbackrest=lambda command, _lock: f"{commands.append(command)}")  # type: ignore[func-returns-value]
     monkeypatch.setattr(program, "lacks", lambda _own: missing)
     monkeypatch.setattr(program, "Repositories", lambda _own: repositories)
     own: Any = SimpleNamespace(state=str(tmp_path), wal_directory="/srv/wal", directories=[])
@@ -500,21 +499,22 @@ def test_a_repository_that_was_begun_after_a_restoration_lacks_that_timeline_s_h
 ) -> None:
     """Only that is no problem: another failure is one of the repository."""
     repositories = Repositories(SimpleNamespace(stanza="biocirv"))  # type: ignore[arg-type] # all that is read
-    codes = {"00000002.history": NOT_ARCHIVED, "00000003.history": 0, "00000004.history": 103}
+    answers = {
+        "archive/biocirv": json.dumps({"17-1/00000003.history": {}, "17-1/00000005.history": {}}),
+        "archive/biocirv/17-1/00000003.history": "2\t0/5000000\tno recovery target specified\n",
+    }
 
-    def pgbackrest(*arguments: str) -> str:
-        _, _, name, file = arguments
-        if codes[name]:
-            raise RecoveryError("it failed", codes[name])
-        Path(file).write_text("2\t0/5000000\tno recovery target specified\n", encoding="utf-8")
-        return ""
+    def run(*command: str, timeout: float) -> str:
+        if command[-1] not in answers:
+            raise RecoveryError(f"it failed after {timeout}")
+        return answers[command[-1]]
 
-    monkeypatch.setattr(repositories, "pgbackrest", pgbackrest)
+    monkeypatch.setattr(repository, "run", run)
     segments = [Segment(number, timeline, BEGIN) for number, timeline in ((4, 2), (5, 3))]
 
     assert repositories.histories(1, segments) == {3: [(2, 5)]}
     with pytest.raises(RecoveryError, match="it failed"):
-        repositories.histories(1, [*segments, Segment(6, 4, BEGIN)])
+        repositories.histories(1, [*segments, Segment(6, 5, BEGIN)])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from .host import RecoveryError, Settings, SilentError, run
@@ -23,8 +21,8 @@ PER_FILE = 256
 SEGMENT_BYTES = 2**24
 # Of each timeline but the first, those before it: timeline, and number of the segment in which the next one begins.
 Histories = dict[int, list[tuple[int, int]]]
-# What archive-get ends with if the archive has no such file.
-NOT_ARCHIVED = 1
+# The name of a file with a timeline's history, in the archive.
+HISTORY_FILE = re.compile(r"/([0-9A-F]{8})\.history$")
 # A line of a timeline's history: a timeline before it, and the position at which it was left.
 HISTORY = re.compile(r"(?m)^(\d+)\t([0-9A-F]+)/([0-9A-F]+)\t")
 # A restore point in the annotations of a backup: its name follows this, its time is the value.
@@ -245,17 +243,17 @@ class Repositories:
     def histories(self, repository: int, segments: list[Segment]) -> Histories:
         """Return the histories of the timelines of segments, as far as the repository has them.
 
-        It lacks that of the timeline on which the cluster was when the repository was begun.
+        It lacks that of the timeline on which the cluster was when the repository was begun. Not by archive-get, which
+        needs the cluster's own files: its disk may be lost.
         """
-        found: Histories = {}
-        with TemporaryDirectory() as directory:
-            for timeline in sorted({each.timeline for each in segments} - {1}):
-                file = f"{directory}/{timeline}"
-                try:
-                    self.pgbackrest(f"--repo={repository}", "archive-get", f"{timeline:08X}.history", file)
-                except RecoveryError as error:
-                    if error.returncode != NOT_ARCHIVED:
-                        raise
-                    continue
-                found[timeline] = read_history(Path(file).read_text(encoding="utf-8"))
-        return found
+        timelines = {each.timeline for each in segments} - {1}
+        if not timelines:
+            return {}
+        own, path = f"--repo={repository}", f"archive/{self._settings.stanza}"
+        filter_ = f"--filter={HISTORY_FILE.pattern}"
+        listed = json.loads(run("pgbackrest", "repo-ls", own, "--recurse", "--output=json", filter_, path, timeout=60))
+        return {
+            int(match[1], 16): read_history(run("pgbackrest", "repo-get", own, f"{path}/{name}", timeout=60))
+            for name in listed
+            if (match := HISTORY_FILE.search(name)) and int(match[1], 16) in timelines
+        }
