@@ -8,10 +8,60 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import PAGES, ROOT
+from tests.docs import commands as shell_blocks
 from tests.suite.parts import PARTS
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ADD_A_FLOW = "tests/integration/test_add_a_flow.py::test_the_page_is_true"
+PROJECT = "tests/scenarios/project/test_bring_your_project.py"
+UNIT = "tests/unit/test_commands_of_the_docs.py"
+HOST = "tests/host/test_commands_of_the_docs.py"
+INSTALLED = f"{HOST}::test_a_host_gets_the_platform_and_its_sheets"
+DEPLOYED = f"{HOST}::test_releases_are_deployed_rolled_back_and_installed_from_an_archive"
+UPGRADE = "upgrades a host from Debian 12 to 13, for which no scenario has an archive"
+# What runs each block of commands of a page as it stands, by the block's first words: a test, or a reason why none can.
+RUN_BY = {
+    "README.md": {"make up": INSTALLED, "make test": "runs these tests"},
+    "docs/add-a-flow.md": {
+        "make .venv/dev": "makes a database and an environment, as the fixtures of the page's test do",
+        "alembic upgrade head\nalembic revision": ADD_A_FLOW,
+        "alembic upgrade head\nalembic check": ADD_A_FLOW,
+        "python -c": ADD_A_FLOW,
+        "sed --in-place": ADD_A_FLOW,
+        "pytest": ADD_A_FLOW,
+        "make rebuild-services": DEPLOYED,
+    },
+    "docs/bring-your-project.md": {
+        "cp -r": f"{PROJECT}::mine",
+        "install -D": f"{PROJECT}::mine",
+        "make lock": f"{PROJECT}::mine",
+        "make start-services": f"{PROJECT}::mine",
+        "docker compose": f"{PROJECT}::moved",
+        "make restore": f"{PROJECT}::moved",
+        "make rebuild-services": f"{PROJECT}::test_a_release_of_it_is_deployed_and_rolled_back",
+    },
+    "docs/install.md": {
+        "export INVENTORY": f"{UNIT}::test_inventory_and_options_are_named_once_in_a_shell",
+        "make start-services": INSTALLED,
+        "VAGRANT_BOX": "boots a virtual machine, for which `make test-vagrant PROVIDER=libvirt` takes half an hour",
+    },
+    "docs/operate.md": {
+        "psql": f"{HOST}::test_an_analyst_reaches_the_database",
+        "make orphaned-rows": f"{HOST}::test_orphaned_rows_are_listed_and_removed",
+        "apt-get install": UPGRADE,
+        "runuser": UPGRADE,
+    },
+    "docs/releases.md": {
+        "make rollback": DEPLOYED,
+        "make release-archive FILE=biocirv.release\n": DEPLOYED,
+        "make release-archive FILE=biocirv.release OPTIONS": f"{HOST}::test_an_archive_is_signed",
+    },
+    "docs/security.md": {"ssh -N": f"{HOST}::test_a_tunnel_leads_to_the_database"},
+    "docs/sheets.md": {
+        "make .venv/dev": f"{UNIT}::test_sheets_are_checked_without_a_platform",
+        "make history": f"{HOST}::test_the_history_of_a_row_is_shown",
+    },
+}
 # Commands that users know from the compose stack.
 SEED_COMMANDS = (
     "access-db",
@@ -59,6 +109,19 @@ def test_commands_exist(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
+def test_each_block_of_commands_is_run_by_a_test(page: str) -> None:
+    """If this fails, a block was added or changed: let a test run it as it stands, and name that test in RUN_BY."""
+    known = dict(RUN_BY.get(page, {}))
+    for block in shell_blocks(page):
+        begins = [start for start in known if block.text.startswith(start)]
+        assert len(begins) == 1, f"{page}, {block.section}: which test runs this?\n{block.text}"
+        path, _, function = known.pop(begins[0]).partition("::")
+        if function:
+            assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {function}"
+    assert known == {}, f"{page} has no such block"
 
 
 def test_readme_names_the_command_that_ci_runs(tmp_path: Path) -> None:

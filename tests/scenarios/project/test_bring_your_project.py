@@ -6,7 +6,6 @@ an older revision. The platform's host runs Debian 12, whose PostGIS and pgaudit
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
+from tests.docs import ROOT, Checkout, blocks
 from tests.host.conftest import Inventory, recap
 
-ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs/bring-your-project.md").read_text(encoding="utf-8")
+PAGE = "docs/bring-your-project.md"
 APPLICATION = ROOT / "tests/application"
 COMPOSE = "biocirv-project-compose"
 KEY = "no-secret-of-a-map-service"
@@ -40,67 +39,42 @@ INSERT INTO horizon (site_id, top_cm, bottom_cm, bulk_density) SELECT id, 0, 500
 """
 
 
-def blocks(section: str) -> list[tuple[str, str]]:
-    """Return the language and the text of a section's blocks, in order."""
-    (text,) = re.findall(rf"(?ms)^## {section}$(.*?)(?=^## |\Z)", PAGE)
-    return re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", text)
-
-
-class Checkout:
-    """A copy of this checkout, in which the commands of the page run, with the project beside it."""
+class Reader(Checkout):
+    """Follows the page, with the project beside the checkout."""
 
     def __init__(self, directory: Path, programs: Path) -> None:
-        self.directory = directory
-        # As in a shell: make and molecule may be running these tests.
-        self._environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MAKE", "MFLAGS", "ANSIBLE", "MOLECULE"))
-        } | {"INVENTORY": "inventory/soil"}
+        super().__init__(directory, INVENTORY="inventory/soil")
         self._programs = programs
-
-    def run(self, command: str, said: str = "") -> str:
-        """Run a command of the page; return what it printed."""
-        path = f"{self._programs}:{os.environ['PATH']}" if command.startswith("docker ") else os.environ["PATH"]
-        done = subprocess.run(
-            ["sh", "-c", command],
-            cwd=self.directory,
-            env={**self._environment, "PATH": path},
-            input=said,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
 
     def follow(self, section: str, said: str = "") -> list[str]:
         """Run the commands of a section's blocks, in order; return what each printed."""
-        commands = [line for kind, text in blocks(section) if kind == "bash" for line in text.splitlines()]
-        return [self.run(command, said if "/dev/stdin" in command else "") for command in commands]
+        texts = [block.text for block in blocks(PAGE) if (block.section, block.language) == (section, "bash")]
+        # Only the page's commands are to meet what stands in for docker.
+        programs = {"PATH": f"{self._programs}:{os.environ['PATH']}"}
+        return [
+            self.run(
+                line, said if "/dev/stdin" in line else "", variables=programs if line.startswith("docker ") else {}
+            )
+            for text in texts
+            for line in text.splitlines()
+        ]
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """Return a copy of this checkout."""
     directory = tmp_path_factory.mktemp("home")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        target = directory / "platform" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target, follow_symlinks=False)
-    (directory / "platform/.venv").symlink_to(ROOT / ".venv")
     shutil.copytree(APPLICATION, directory / "soil-survey", ignore=shutil.ignore_patterns("requirements.txt", "pixi.*"))
     (directory / "laboratory.json").write_text('{"account": "soil-laboratory"}', encoding="utf-8")
     docker = directory / "bin/docker"
     docker.parent.mkdir()
     docker.write_text(DOCKER.format(docker=shutil.which("docker"), container=COMPOSE), encoding="utf-8")
     docker.chmod(0o755)
-    return Checkout(directory / "platform", docker.parent)
+    return Reader(directory / "platform", docker.parent)
 
 
 @pytest.fixture(scope="module")
-def mine(checkout: Checkout, inventory: Inventory) -> Inventory:
+def mine(checkout: Reader, inventory: Inventory) -> Inventory:
     """Follow the page until the platform runs; return its inventory."""
     checkout.follow("Describe it")
     folder = checkout.directory / "inventory/soil"
@@ -117,7 +91,7 @@ def mine(checkout: Checkout, inventory: Inventory) -> Inventory:
     here = {each: inventory.value(each) for each in HERE}
     (variables / "zz.yml").write_text(json.dumps(here), encoding="utf-8")
 
-    ((_, project),) = [block for block in blocks("Describe it") if block[0] == "yaml"]
+    (project,) = [block.text for block in blocks(PAGE) if (block.section, block.language) == ("Describe it", "yaml")]
     (variables / "project.yml").write_text(project, encoding="utf-8")
     checkout.follow("Give it its secrets", KEY)
     checkout.follow("Lock it")
@@ -171,7 +145,7 @@ def test_a_secret_of_flows_shows_in_no_process_list_and_no_unit(mine: Inventory,
 
 
 @pytest.fixture(scope="module")
-def moved(checkout: Checkout, mine: Inventory) -> list[str]:  # noqa: ARG001 - moves into a platform that runs
+def moved(checkout: Reader, mine: Inventory) -> list[str]:  # noqa: ARG001 - moves into a platform that runs
     """Give the compose stack's database the schema of an older release, and move it in by the page."""
     schema = subprocess.run(
         [sys.executable, "-B", "-m", "alembic", "upgrade", "0002", "--sql"],
@@ -210,7 +184,7 @@ def test_the_data_of_a_compose_stack_moves_in(mine: Inventory, moved: list[str],
 
 
 @pytest.mark.usefixtures("moved")
-def test_a_release_of_it_is_deployed_and_rolled_back(checkout: Checkout, mine: Inventory, server: Host) -> None:
+def test_a_release_of_it_is_deployed_and_rolled_back(checkout: Reader, mine: Inventory, server: Host) -> None:
     before = server.file("/opt/biocirv/current").linked_to
     (checkout.directory.parent / "soil-survey/README.md").write_text("Another release\n", encoding="utf-8")
 
