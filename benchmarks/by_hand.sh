@@ -11,7 +11,7 @@ apt-get update -qq
 mkdir -p /etc/postgresql-common/createcluster.d
 printf "create_main_cluster = false\ninitdb_options = '--data-checksums --locale=C.UTF-8 --encoding=UTF8'\n" \
     >/etc/postgresql-common/createcluster.d/biocirv.conf
-apt-get install -qq --no-install-recommends acl ca-certificates curl postgresql-client tzdata postgresql python3-psycopg2 python3-venv >/dev/null
+apt-get install -qq --no-install-recommends acl ca-certificates curl postgresql-client tzdata postgresql python3-venv >/dev/null
 
 version=$(ls /usr/lib/postgresql)
 pg_createcluster "$version" main >/dev/null

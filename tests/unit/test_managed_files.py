@@ -134,3 +134,35 @@ def test_a_managed_directory_stays_in_another_and_a_foreign_one_goes(run: Run, t
     (foreign / "c").write_text("theirs", encoding="utf-8")
     assert run(files, directories=directories)["written"] == [str(foreign.parent)]
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["a", "inner"]
+
+
+def test_the_probe_runs_after_the_files_are_written_and_tells_what_is_left(run: Run, tmp_path: Path) -> None:
+    files = [file(tmp_path / "a", content="wanted\n")]
+    probe = f"cat {tmp_path / 'a'}; cat {tmp_path / 'b'} 2>/dev/null || true"
+    done = run(files, probe=probe, expected="wanted")
+    assert (done["probed"], done["unexpected"]) == (["wanted"], False)
+
+    (tmp_path / "b").write_text("left\n", encoding="utf-8")
+    done = run(files, probe=probe, expected="wanted")
+    # What the later tasks change is theirs.
+    assert (done["probed"], done["unexpected"], done["changed"]) == (["wanted", "left"], True, False)
+    assert (run(files)["probed"], run(files)["unexpected"]) == ([], False)
+
+
+def test_in_check_mode_what_the_probe_finds_is_a_change_that_the_diff_shows(run: Run, tmp_path: Path) -> None:
+    files = [file(tmp_path / "a", content="a")]
+    run(files)
+    assert not run(files, check=True, probe="true")["changed"]
+    foreseen = run(files, check=True, probe="echo stopped", expected="started")
+    assert foreseen["changed"]
+    assert (foreseen["diff"][0]["before"], foreseen["diff"][0]["after"]) == ("stopped\n", "started\n")
+
+
+def test_a_probe_that_fails_is_an_error_but_in_check_mode_a_change(run: Run, tmp_path: Path) -> None:
+    files = [file(tmp_path / "a", content="a")]
+    failed = run(files, probe="echo 'No such disk' >&2; exit 3")
+    assert failed["failed"]
+    assert failed["msg"] == "No such disk"
+    foreseen = run(files, check=True, probe=str(tmp_path / "no-such-program"))
+    assert foreseen["changed"]
+    assert foreseen["unexpected"]

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module that writes and removes several files with one remote command."""
+"""Ansible module that writes and removes several files, and asks what they lead to, with one remote command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: managed_files
-short_description: Write and remove several files
+short_description: Write and remove several files, and ask what is still to be done
 description:
   - Writes files that differ in content, owner or mode, each atomically; removes files without content.
   - Creates missing directories. A copy task would take two to five remote commands for each file.
+  - Then runs a probe, for which a task of its own would take one more remote command.
 options:
   files:
     type: list
@@ -38,9 +39,19 @@ options:
     elements: path
     default: []
     description: Directories that may hold only these files; all other files in them are removed.
+  probe:
+    type: str
+    default: ""
+    description:
+      - Shell command that prints the state of the host after the files are written, and changes nothing.
+      - It runs in check mode too. Output other than C(expected) then counts as a change, which later tasks would make,
+        and a failure is none, because a program of the files may not be there yet.
+  expected: {type: str, default: "", description: Output of the probe when nothing is left to be done.}
 """
 RETURN = r"""
 written: {type: list, elements: str, returned: always, description: Paths that were written or removed.}
+probed: {type: list, elements: str, returned: always, description: Lines that the probe printed.}
+unexpected: {type: bool, returned: always, description: Whether the probe printed something else than expected, or failed.}
 """
 
 FILE_OPTIONS = {
@@ -138,12 +149,25 @@ def difference(file: dict[str, Any], before: State, after: State) -> dict[str, s
     }
 
 
+def ask(module: AnsibleModule, written: list[str]) -> dict[str, Any]:
+    """Run the probe, and return what it says."""
+    if module.params["probe"] == "":
+        return {"probed": [], "unexpected": False}
+    status, output, error = module.run_command(["/bin/sh", "-c", module.params["probe"]])
+    if status != 0 and not module.check_mode:
+        module.fail_json(msg=error.strip() or f"The probe failed: {output}", written=written)
+    unexpected = status != 0 or output.strip() != module.params["expected"].strip()
+    return {"probed": output.strip().splitlines(), "unexpected": unexpected}
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
             "files": {"type": "list", "elements": "dict", "required": True, "options": FILE_OPTIONS},
             "directories": {"type": "list", "elements": "path", "default": []},
+            "probe": {"type": "str", "default": ""},
+            "expected": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -169,7 +193,13 @@ def main() -> None:
             change(path, after)
         except (OSError, KeyError) as error:
             module.fail_json(msg=f"{path} cannot be written: {error}", written=written)
-    module.exit_json(changed=bool(written), written=written, diff=differences)
+    answer = ask(module, written)
+    if answer["unexpected"]:
+        after = module.params["expected"].strip()
+        headers = dict.fromkeys(("before_header", "after_header"), "what the probe prints")
+        differences.append({**headers, "before": "\n".join(answer["probed"]) + "\n", "after": after and after + "\n"})
+    changed = bool(written) or (module.check_mode and answer["unexpected"])
+    module.exit_json(changed=changed, written=written, diff=differences, **answer)
 
 
 if __name__ == "__main__":
