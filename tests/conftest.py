@@ -65,6 +65,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     inventory: Inventory | None = getattr(item, "funcargs", {}).get("inventory")
     if report.failed and inventory is not None:
         for name in inventory.all_names():
-            journal = inventory.host_named(name).run(JOURNAL)
-            report.sections.append((f"journal of {name}", f"{name}:\n{journal.stdout}{journal.stderr}"))
+            try:
+                journal = inventory.host_named(name).run(JOURNAL)
+                text = f"{journal.stdout}{journal.stderr}"
+            # The test may have failed for the same reason, which must not be hidden.
+            except RuntimeError as error:
+                text = f"it cannot be asked: {error}"
+            report.sections.append((f"journal of {name}", f"{name}:\n{text}"))
     return report
