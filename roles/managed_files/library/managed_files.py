@@ -51,7 +51,7 @@ options:
 RETURN = r"""
 written: {type: list, elements: str, returned: always, description: Paths that were written or removed.}
 probed: {type: list, elements: str, returned: always, description: Lines that the probe printed.}
-unexpected: {type: bool, returned: always, description: Whether the probe printed something else than expected, or failed.}
+unexpected: {type: bool, returned: always, description: Whether the probe printed something else, or failed.}
 """
 
 FILE_OPTIONS = {
