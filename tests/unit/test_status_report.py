@@ -135,6 +135,15 @@ def test_what_is_well_is_told_whole() -> None:
     assert report["errors"] == [{"host": "one", "line": "now FATAL: it"}, {"host": "two", "line": "now FATAL: it"}]
 
 
+@pytest.mark.parametrize(("backups", "whence"), [(BACKUPS, "TO=moment"), (None, "FILE=dump")])
+def test_tables_that_are_gone_come_back_from_base_backups_or_else_from_a_dump(backups: object, whence: str) -> None:
+    answers = asked()
+    found = answers["hosts"]["one"]["state"]["answers"]
+    found.update(schema={"revisions": ["0002"], "missing_tables": ["observation"]}, backups=backups)
+    (problem,) = status_report(answers)["problems"]
+    assert f"`make restore {whence} {MAKE} brings them back" in problem
+
+
 ONE, TWO = ("hosts", "one", "state", "answers"), ("hosts", "two", "state", "answers")
 MAKE = "INVENTORY=inventory/mine`"
 
@@ -230,7 +239,7 @@ MAKE = "INVENTORY=inventory/mine`"
         (
             (*ONE, "schema", "missing_tables"),
             ["experiment", "observation"],
-            f"The database lacks tables of its revision: experiment, observation. `make restore FILE=dump {MAKE}",
+            f"The database lacks tables of its revision: experiment, observation. `make audit {MAKE} shows when",
         ),
         ((*ONE, "prefect", "pool", "paused"), True, "The work pool pool is paused"),
         (

@@ -239,9 +239,10 @@ def _database_problems(report: Report, arguments: str) -> Iterator[str]:
         yield f"{differ}: `make rebuild-services{arguments}` migrates"
     if database["missing_tables"]:
         names = ", ".join(database["missing_tables"])
+        whence = "TO=moment" if report["backups"].get("backups") else "FILE=dump"
         yield (
-            f"The database lacks tables of its revision: {names}. `make restore FILE=dump{arguments}` brings them "
-            f"back from a dump of `make backup`; `make audit{arguments}` shows who removed them"
+            f"The database lacks tables of its revision: {names}. `make audit{arguments}` shows when they were removed "
+            f"and who did; `make restore {whence}{arguments}` brings them back (docs/operate.md, Recovery)"
         )
 
 
