@@ -12,6 +12,7 @@ import jinja2
 import pytest
 from docker.models.containers import Container
 
+from roles.backup.files.recovery import cluster
 from tests import limits
 
 ROLES = Path(__file__).parents[2] / "roles"
@@ -199,3 +200,52 @@ def test_a_converge_runs_no_function_of_the_owner(container: Container, sql: Sql
     assert said == ""
     assert "pg_trgm" in sql("SELECT extname FROM pg_extension")
     assert sql("SELECT has_table_privilege('it_reader', 'plain', 'SELECT')") == "t"
+
+
+# As in a drill and in a restoration, of the living database and of the copy.
+ASKED = {
+    "revision": (cluster.REVISION, ""),
+    "numbers of rows": (cluster.TABLES, cluster.COUNT),
+    "digests": (cluster.TABLES, cluster.DIGEST),
+    "rows written": (cluster.WRITES, ""),
+}
+# Ways into a session that asks: a function with more fitting arguments, a cast, a schema before PostgreSQL's.
+WAYS = """
+CREATE FUNCTION public.format(text, text, regclass) RETURNS text LANGUAGE sql AS
+    $$SELECT 'SELECT 1 AS count WHERE ' || public.rise()$$;
+CREATE FUNCTION read(plain) RETURNS text LANGUAGE sql AS 'SELECT public.rise()::text';
+CREATE CAST (plain AS text) WITH FUNCTION read(plain);
+CREATE SCHEMA ahead;
+CREATE VIEW ahead.pg_stat_user_tables AS
+    SELECT 'plain'::regclass AS relid, 1::bigint AS n_tup_ins, 1::bigint AS n_tup_del WHERE public.rise();
+ALTER DATABASE it SET search_path = ahead, pg_catalog, public;
+"""
+
+
+def ask(container: Container, query: str, what: str, end: str = "exit $?") -> str:
+    """Ask the database as the package recovery does; return the answer."""
+    program = f'printf %s "$3" | PGOPTIONS="$1" psql -AtXq -v ON_ERROR_STOP=1 -v what="$2" -d it -f -; {end}'
+    return execute(container, program, cluster.SESSION, what, cluster.NO_VIEWS + query, user="postgres")
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_drill_runs_no_function_of_the_owner(container: Container, sql: Sql, asked: str) -> None:
+    sql(FUNCTIONS)
+    sql(WAYS)
+
+    # A view in the place of a table may be an error, and nothing else.
+    ask(container, *ASKED[asked], end="true")
+
+    assert superusers(sql) == "postgres"
+
+
+def test_a_drill_digests_rows(container: Container, sql: Sql) -> None:
+    """The same rows have the same digest in any order, and others another one; the owner's cast is not used."""
+    sql("CREATE TABLE one (id integer, note text); INSERT INTO one VALUES (1, NULL), (2, 'x')")
+    sql("CREATE TABLE two (id integer, note text); INSERT INTO two VALUES (2, 'x'), (1, NULL)")
+    sql("CREATE TABLE three (id integer, note text); INSERT INTO three VALUES (2, 'y'), (1, NULL)")
+
+    digests = json.loads(ask(container, *ASKED["digests"]))
+
+    assert digests["public.one"] == digests["public.two"] != digests["public.three"]
+    assert digests["public.one"].startswith("2 ")

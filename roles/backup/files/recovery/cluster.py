@@ -12,8 +12,16 @@ from typing import Any
 from .host import RecoveryError, run, wait_until
 
 PSQL = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
-# The same text for the same row, wherever it is read.
-SESSION = "-cTimeZone=UTC -cextra_float_digits=1 -cstatement_timeout=0 -clock_timeout=60s -cDateStyle=ISO"
+# The same text for the same row, wherever it is read. A superuser reads the databases of others: it runs none of their
+# functions, such as those with names of PostgreSQL's.
+SESSION = (
+    "-cTimeZone=UTC -cextra_float_digits=1 -cstatement_timeout=0 -clock_timeout=60s -cDateStyle=ISO "
+    "-csearch_path=pg_catalog"
+)
+# A view in the place of a table would run functions, too. PostgreSQL knows this setting since August 2024.
+NO_VIEWS = """
+SELECT set_config(name, 'view', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind' \\g /dev/null
+"""
 TABLES = """
 SELECT coalesce(json_object_agg(relation::regclass::text, rows ORDER BY relation::regclass::text), '{}') FROM (
   SELECT c.oid AS relation,
@@ -25,15 +33,16 @@ SELECT coalesce(json_object_agg(relation::regclass::text, rows ORDER BY relation
      AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)) AS counted
 """
 COUNT = "count(*)"
-# Independent of the rows' order: the sum of their digests.
-DIGEST = "count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0)"
+# Independent of the rows' order: the sum of their digests. Not of t::text: a table's owner can define that cast.
+DIGEST = "count(*) || ' ' || coalesce(sum(hashtextextended(format('%s', t), 0)), 0)"
 WRITES = """
 SELECT coalesce(json_object_agg(relid::regclass::text, json_build_array(n_tup_ins, n_tup_del)), '{}')
   FROM pg_stat_user_tables
 """
 REVISION = """
-SELECT CASE WHEN to_regclass('alembic_version') IS NULL THEN '[]'::json ELSE to_json(xpath('//version_num/text()',
-       query_to_xml('SELECT version_num FROM alembic_version ORDER BY 1', false, false, ''))::text[]) END
+SELECT CASE WHEN to_regclass('public.alembic_version') IS NULL THEN '[]'::json
+            ELSE to_json(xpath('//version_num/text()',
+       query_to_xml('SELECT version_num FROM public.alembic_version ORDER BY 1', false, false, ''))::text[]) END
 """
 # A commit, so that recovery finds one later than any time until now, and then the next segment.
 MARK = """
@@ -63,6 +72,11 @@ SELECT json_build_object(
 """
 
 
+def short_name(table: str) -> str:
+    """Return a table's name as people know it: without the schema that all names are looked up in."""
+    return table.removeprefix("public.")
+
+
 @dataclass(frozen=True)
 class Point:
     """A restore point that is archived."""
@@ -87,9 +101,8 @@ class Cluster:
         sets = [word for name, value in variables.items() for word in ("--set", f"{name}={value}")]
         host = ["--host", self.socket] if self.socket else []
         command = (*PSQL, *host, "--port", str(self.port), "--dbname", database, *sets)
-        return run(
-            *command, "--file", "-", stdin=query, env={"PGOPTIONS": SESSION, "PGCONNECT_TIMEOUT": "5"}, timeout=timeout
-        )
+        environment = {"PGOPTIONS": SESSION, "PGCONNECT_TIMEOUT": "5"}
+        return run(*command, "--file", "-", stdin=NO_VIEWS + query, env=environment, timeout=timeout)
 
     def answers(self) -> bool:
         """Return whether it accepts connections and changes."""
@@ -105,12 +118,13 @@ class Cluster:
     def tables(self, database: str, *, digest: bool = False) -> dict[str, str]:
         """Return the number of rows of each table of a database, with a digest of their content if asked."""
         found: dict[str, str] = json.loads(self.ask(TABLES, database, what=DIGEST if digest else COUNT))
-        return found
+        return {short_name(table): rows for table, rows in found.items()}
 
     def writes(self, database: str) -> dict[str, tuple[int, int]]:
         """Return how many rows each table of a database has got and lost since some time in the past."""
         return {
-            name: (inserted, deleted) for name, (inserted, deleted) in json.loads(self.ask(WRITES, database)).items()
+            short_name(name): (inserted, deleted)
+            for name, (inserted, deleted) in json.loads(self.ask(WRITES, database)).items()
         }
 
     def revision(self, database: str) -> list[str]:
@@ -125,7 +139,7 @@ class Cluster:
             return file
         database = self.ask("SELECT datname FROM pg_database WHERE oid = :oid", oid=match[1]).strip()
         table = self.ask("SELECT pg_filenode_relation(0, :node)", database, node=match[2]).strip() if database else ""
-        return f"{table} of {database}" if table else file
+        return f"{short_name(table)} of {database}" if table else file
 
     def archiver(self) -> dict[str, Any]:
         """Return the state of the archiver."""
