@@ -140,7 +140,7 @@ history: $(VENV)/controller ## show what a row was, and what changed it: TABLE=o
 
 export: $(VENV)/controller ## export a table as CSV: make export TABLE=observation > observation.csv
 	@$(if $(TABLE),,$(error Which table? As in make export TABLE=observation; make status lists them))
-	@$(ON) database runuser --user postgres -- env PGOPTIONS=-crole=biocirv_read psql --no-psqlrc --quiet --dbname biocirv_db \
+	@$(ON) --unit biocirv-migrations prefect_server psql --no-psqlrc --quiet \
 		--command 'COPY (SELECT * FROM "$(subst .,".",$(TABLE))") TO STDOUT (FORMAT csv, HEADER)'
 
 check-db-health: $(VENV)/controller ## check whether PostgreSQL accepts connections

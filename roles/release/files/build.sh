@@ -12,7 +12,8 @@ flock 9
 # Files of a cache that root filled are those of releases, too: they may not become the account's.
 cache=${UV_CACHE_DIR%/*}
 [ "$(stat -c %U "$cache" 2>/dev/null)" = "$account" ] || rm -rf "$cache"
-install -d -o "$account" -g "$account" -m 0700 "$cache" "$UV_CACHE_DIR" "$cache/conda"
+# What is in it, the account makes: where it has put a link, root would give it what that leads to.
+install -d -o "$account" -g "$account" -m 0700 "$cache"
 
 if ! [ -e "$builder/finished" ]; then
     rm -rf "$builder"
