@@ -205,8 +205,8 @@ def errors(units: list[str], pattern: str) -> list[str]:
         # No entry matches.
         accepted=(0, 1),
     )
-    # Continuation lines of a message are indented.
-    return [line for line in shown.splitlines() if not line.startswith(" ")]
+    # Continuation lines of a message are indented; splitlines would find more lines, such as after U+2028.
+    return [line for line in shown.split("\n") if line and not line.startswith(" ")]
 
 
 def certificate(address: str, starttls: str) -> str:
