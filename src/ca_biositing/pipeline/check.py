@@ -58,6 +58,11 @@ Rejected = dict[type[NamedRecord], dict[str, str]]
 Progress = Callable[[str, float], None]
 
 
+def harmless(text: str) -> str:
+    """Return text with characters as escapes that control the terminal, or turn what follows around."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A cell that keeps a row from being loaded; without ``column``, the row as a whole."""
@@ -301,7 +306,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         report.failures.setdefault(other, [])
     output = {"text": _as_text, "csv": _as_csv, "json": _as_json}[given.format](report, source, sheets, notes)
     text = "\n".join(output).replace(given.sheets, str(at))
-    print(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text) if given.format == "text" else text)
+    print(harmless(text) if given.format == "text" else text)
     is_wrong = report.problems or any(each.is_misnamed for each in report.unread)
     return 1 if report.failures or (is_wrong and not given.as_flows) else 0
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ca_biositing.datamodels.database import SettingsError, engine_from_environment
 from ca_biositing.datamodels.models import ORPHANED_ROW, EtlRun, EtlWorksheet, Record, RowHistory, UnnamedRow
+from ca_biositing.pipeline.check import harmless
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import ROW_NUMBER, ROW_PROBLEM
 from ca_biositing.pipeline.etl.fields import Reference
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 lines = _orphans(connection, given.table)
             else:
                 lines = _remove(connection, dataset_of(given.table), given.rows)
-            print(*lines, sep="\n")
+            print(*map(harmless, lines), sep="\n")
             if given.command == "remove" and given.yes:
                 connection.commit()
     except (ProvenanceError, SettingsError) as error:
