@@ -53,6 +53,17 @@ def test_connections_are_on_record(platform: "Platform", table: str) -> None:
     assert f'FATAL:  password authentication failed for user "{platform.login("biocirv_reader")}"' in journal
 
 
+def test_a_flood_of_lines_hides_no_deed(platform: "Platform") -> None:
+    """Journald drops what a unit writes beyond a limit, by default."""
+    login, mark = platform.login("biocirv_reader"), uuid.uuid4().hex
+    flood = "DO $$BEGIN FOR i IN 1..60000 LOOP RAISE LOG 'noise %', i; END LOOP; END$$"
+    done = platform.psql(f"{flood}; ALTER ROLE {login} /* {mark} */ RESET work_mem", login)
+    assert done.rc == 0, done.stderr
+    platform.host.check_output("journalctl --sync")
+    journal = platform.host.check_output("journalctl --identifier=postgres --output=cat --grep=%s", mark)
+    assert re.search(rf"user={login} .*AUDIT: SESSION", journal)
+
+
 def test_a_load_does_not_fill_the_record(platform: "Platform") -> None:
     """Temporary tables of flows are not recorded."""
     name = f"staged_{uuid.uuid4().hex[:12]}"
