@@ -13,6 +13,7 @@ from tests import limits
 from tests.drills.conftest import FIGURES
 from tests.drills.hosts import Platform
 from tests.drills.load import RETRY, Field, Load, Run
+from tests.host.test_base_backups import RECOVERY, state
 from tests.ledger import Ledger, Loss
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.disruptive
 
-RECOVERY = "/opt/biocirv/bin/recovery"
 # Seconds of commits that are not archived yet when the disk is lost: most of the minute that a segment is open.
 OPEN_SECONDS = 40
 # Seconds that archiving a segment takes on an idle machine, with room to spare.
@@ -41,6 +41,7 @@ while True:
             break
     except RecoveryError:
         pass
+    # Between two questions to a server that is not restored yet; the test ends the unit that runs this.
     time.sleep(0.1)
 print(json.dumps(tables))
 """
@@ -49,6 +50,7 @@ print(json.dumps(tables))
 HOLD = ("BEGIN", "LOCK TABLE rejected_row IN SHARE MODE", "\\! sleep 3600")
 LOCKS = "SELECT count(*) FROM pg_locks WHERE relation = 'rejected_row'::regclass AND granted = "
 HOLDER = "drill-hold"
+READER = "restored-tables"
 TABLES = "/var/tmp/restored-tables"  # noqa: S108 - on a host of the tests
 
 
@@ -78,7 +80,7 @@ def recovery(inventory: Inventory, request: pytest.FixtureRequest) -> Iterator[R
     """Lose the disk under load and restore it."""
     platform = Platform(inventory)
     if not platform.container:
-        pytest.skip("it destroys the database")
+        pytest.skip("it destroys the database, which only a container is sure to hold nothing in that is needed")
     field, ledger = Field(platform), Ledger(platform.database)
     platform.seconds_until_well()
     platform.wait_until(lambda: bool(state(platform.database)["backups"]), "the first base backup has ended")
@@ -92,7 +94,7 @@ def recovery(inventory: Inventory, request: pytest.FixtureRequest) -> Iterator[R
         ]
         yield recovery
     finally:
-        platform.database.run(f"systemctl stop {HOLDER}")
+        platform.database.run(f"systemctl stop {HOLDER} {READER}")
         ledger.end()
         field.clear()
 
@@ -115,8 +117,7 @@ def lose_and_restore(platform: Platform, field: Field, ledger: Ledger) -> Recove
     # The directory of the configuration is that of another disk; the host is a new one if that is lost, too.
     database.check_output("rm -r /etc/postgresql/*/main /var/lib/biocirv-recovery")
     database.check_output(
-        "systemd-run --quiet --collect --unit restored-tables --uid postgres --setenv PYTHONPATH=/opt/biocirv/lib"
-        " sh -c %s",
+        f"systemd-run --quiet --collect --unit {READER} --uid postgres --setenv PYTHONPATH=/opt/biocirv/lib sh -c %s",
         f"python3 -c '{READ}' > {TABLES}",
     )
     converged = platform.inventory.playbook("site.yml")
@@ -166,12 +167,6 @@ def settled_tables(platform: Platform) -> dict[str, str]:
 
     platform.wait_until(is_same, "the other flows of the master run have ended")
     return found[-1]
-
-
-def state(database: Host) -> dict[str, dict[str, str]]:
-    """Return what the program says of backups, archive and drill."""
-    found: dict[str, dict[str, str]] = json.loads(database.check_output(f"{RECOVERY} state"))
-    return found
 
 
 def tables(database: Host) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from testinfra.host import Host
 
-from tests.host.conftest import properties
+from tests.host.conftest import properties, recap
 from tests.limits import wait_until
 
 if TYPE_CHECKING:
@@ -32,6 +32,14 @@ def state(database: Host) -> dict[str, Any]:
     """Return what the program says of backups, archive and drill."""
     found: dict[str, Any] = json.loads(database.check_output(f"{RECOVERY} state"))
     return found
+
+
+def converge_database(inventory: Inventory, **variables: object) -> int:
+    """Converge the database's host with other variables; return the number of changes."""
+    done = inventory.playbook("site.yml", "--tags", "database", "--extra-vars", json.dumps(variables))
+    changed, unreachable, failed = recap(done.stdout)
+    assert (unreachable, failed) == (0, 0), done.stdout
+    return changed
 
 
 @pytest.fixture(scope="module")

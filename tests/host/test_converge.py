@@ -75,7 +75,7 @@ def test_a_name_that_a_host_cannot_resolve_is_refused(inventory: "Inventory") ->
     assert recap(refused.stdout)[0] == 0
 
 
-# Holds the locks of apt and dpkg, as unattended-upgrades does, for half a minute from when Ansible comes to apt.
+# Holds the locks of apt and dpkg, as unattended-upgrades does, for 90 s from when Ansible comes to apt.
 HOLD_LOCKS = """
 import fcntl, subprocess, time
 paths = "/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"
@@ -85,7 +85,8 @@ for file in files:
 follow = ["journalctl", "--follow", "--lines=0", "--identifier=ansible-ansible.builtin.apt"]
 with subprocess.Popen(follow, stdout=subprocess.PIPE) as journal:
     journal.stdout.readline()
-    time.sleep(30)
+    # Longer than the minute for which Ansible's apt waits unless it is told to wait longer.
+    time.sleep(90)
     journal.kill()
 """
 

@@ -18,8 +18,8 @@ import requests
 import trustme
 from testinfra.host import Host
 
-from tests.host.conftest import ROOT, recap
-from tests.host.test_base_backups import RECOVERY, backed_up, psql, state
+from tests.host.conftest import ROOT
+from tests.host.test_base_backups import RECOVERY, backed_up, converge_database, psql, state
 from tests.limits import wait_until
 
 if TYPE_CHECKING:
@@ -40,11 +40,7 @@ SFTP_HOME = "/home/backups"
 
 def converge(inventory: Inventory, repositories: list[dict[str, Any]], **variables: object) -> int:
     """Converge the database's host with other repositories; return the number of changes."""
-    wanted = json.dumps({"backup_repositories": repositories, **variables})
-    done = inventory.playbook("site.yml", "--tags", "database", "--extra-vars", wanted)
-    changed, unreachable, failed = recap(done.stdout)
-    assert (unreachable, failed) == (0, 0), done.stdout
-    return changed
+    return converge_database(inventory, backup_repositories=repositories, **variables)
 
 
 def commit(database: Host) -> str:

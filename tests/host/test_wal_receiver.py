@@ -8,8 +8,8 @@ import pytest
 from testinfra.host import Host
 
 from tests import limits
-from tests.host.conftest import properties, recap
-from tests.host.test_base_backups import backed_up, psql, state
+from tests.host.conftest import properties
+from tests.host.test_base_backups import backed_up, converge_database, psql, state
 from tests.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -28,17 +28,14 @@ SLOTS = "SELECT slot_name, active, wal_status FROM pg_replication_slots"
 
 def converge(inventory: Inventory, directory: str) -> int:
     """Converge the database's host with or without a directory for WAL; return the number of changes."""
-    done = inventory.playbook("site.yml", "--tags", "database", "--extra-vars", f"backup_wal_directory={directory}")
-    changed, unreachable, failed = recap(done.stdout)
-    assert (unreachable, failed) == (0, 0), done.stdout
-    return changed
+    return converge_database(inventory, backup_wal_directory=directory)
 
 
 @pytest.fixture(scope="module")
 def receiver(inventory: Inventory, database: Host) -> Iterator[None]:
     """Receive WAL in a directory of its own."""
     if not inventory.is_container("database"):
-        pytest.skip("it destroys the database")
+        pytest.skip("it destroys the database, which only a container is sure to hold nothing in that is needed")
     assert converge(inventory, DIRECTORY) > 0
     yield
     converge(inventory, "")

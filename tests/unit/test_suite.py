@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -114,10 +113,8 @@ def test_a_suite_that_is_stopped_ends_its_parts(number: signal.Signals, tmp_path
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", STOPPED, str(tmp_path), "long"],
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + limits.limit(limits.ANSWER)
-    while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    part = Path("/proc", log.read_text().strip())
+    number_of_part = limits.wait_until(lambda: log.exists() and log.read_text().strip(), "the part runs", limits.ANSWER)
+    part = Path("/proc", str(number_of_part))
     assert part.exists()
 
     suite.send_signal(number)
