@@ -16,6 +16,7 @@ from testinfra.host import Host
 
 from tests import limits
 from tests.docs import ROOT, Checkout, commands_beginning
+from tests.host.test_base_backups import psql
 
 if TYPE_CHECKING:
     from tests.host.conftest import Inventory
@@ -48,7 +49,7 @@ def checkout(inventory: "Inventory", worker: Host, tmp_path_factory: pytest.Temp
         pytest.skip(f"a folder is mounted at {DIRECTORY}")
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(ROOT / "data/sample", home / "my-sheets")
-    own = Path(inventory.path)
+    own = Path(inventory.path).resolve()
     variables = home / "variables.json"
     variables.write_text(json.dumps({"flow_environment": {"ETL_SOURCE_DIRECTORY": DIRECTORY}}), encoding="utf-8")
     checkout = Checkout(
@@ -75,12 +76,6 @@ def platform(checkout: Checkout) -> list[str]:
 def current(server: Host) -> str:
     """Return the id of the active release."""
     return Path(server.file("/opt/biocirv/current").linked_to).name
-
-
-def psql(database: Host, statement: str) -> str:
-    """Run a statement as superuser; return its unaligned output."""
-    output: str = database.check_output("runuser --user postgres -- psql -X -qAtc %s biocirv_db", statement)
-    return output
 
 
 def test_a_host_gets_the_platform_and_its_sheets(platform: list[str], worker: Host) -> None:
