@@ -170,7 +170,7 @@ def test_status_names_a_deployment_that_prefect_lacks(inventory: "Inventory", ap
 
     (problem,) = inventory.status()["problems"]
 
-    assert problem.startswith("Prefect does not have the deployment master-etl-deployment: `make start-services ")
+    assert problem.startswith("Prefect does not have the deployment master-etl-deployment: `make start-services")
     converged = inventory.playbook("site.yml", "--tags", "deploy")
     assert converged.returncode == 0, converged.stdout
     assert inventory.status()["well"] is True
