@@ -18,6 +18,7 @@ from openpyxl import Workbook
 from openpyxl.cell import Cell as OpenpyxlCell
 from openpyxl.cell.rich_text import CellRichText, TextBlock
 from openpyxl.cell.text import InlineFont
+from openpyxl.formatting.rule import FormulaRule
 from openpyxl.styles import Font
 from xlsxwriter import Workbook as XlsxWriterWorkbook
 
@@ -1017,6 +1018,56 @@ def test_a_cell_that_is_struck_out_is_rejected(tmp_path: Path) -> None:
     rows, rejected = load(source)
     assert [each[0] for each in rows] == ["S1", "S2"]
     assert rejected == {3: f"Name {STRUCK}; Date {STRUCK}; Amount {STRUCK}"}
+
+
+def test_a_row_that_is_struck_out_is_named_once(tmp_path: Path) -> None:
+    """Its empty cells, and what stands in columns that the flow does not read, do not count."""
+
+    def strike(book: Workbook) -> None:
+        for column in "ABCDEF":
+            book.worksheets[0][f"{column}3"].font = Font(strike=True)
+        book.worksheets[0]["H3"] = "a note"
+
+    rows, rejected = load(openpyxl_file(tmp_path, GOOD, row(Name="S2", County=None), change=strike))
+    assert [each[0] for each in rows] == ["S1"]
+    assert rejected == {3: "the row is struck out; delete it, or remove the strikethrough if it counts"}
+
+
+@pytest.mark.parametrize(("is_raised", "shown"), [(True, "10^3"), (False, "10_3")])
+def test_a_raised_digit_is_shown_beside_the_line(tmp_path: Path, is_raised: bool, shown: str) -> None:
+    """As 103 it could not be found in the worksheet."""
+    font = InlineFont(vertAlign="superscript" if is_raised else "subscript")
+    source = openpyxl_file(tmp_path, row(Amount=CellRichText("10", TextBlock(font, "3"))))
+    with source.open("Lab", "Samples") as worksheet:
+        [frame] = frames(worksheet, [*SAMPLES.columns])
+    assert Validator(SAMPLES, None).validate(frame).problems["value"].to_list() == [shown]
+
+
+@pytest.mark.parametrize(("strikes", "is_named"), [(True, True), (False, False)])
+def test_a_condition_that_strikes_out_is_named(tmp_path: Path, strikes: bool, is_named: bool) -> None:
+    """Which cells fulfil it takes a spreadsheet program to calculate."""
+
+    def condition(book: Workbook) -> None:
+        font = Font(strike=True) if strikes else Font(bold=True)
+        book.worksheets[0].conditional_formatting.add("A2:F9", FormulaRule(["$F2<0"], font=font))  # type: ignore[no-untyped-call]
+
+    source = openpyxl_file(tmp_path, GOOD, change=condition)
+    assert len(load(source)[0]) == 1
+    said = "a conditional format strikes cells out, and they are read like the rest: delete those that do not count"
+    assert notes(source) == ([said] if is_named else [])
+
+
+def test_a_condition_on_another_worksheet_that_strikes_out_is_named(tmp_path: Path) -> None:
+    """Excel writes its format beside the condition, at the end of the worksheet."""
+    source = openpyxl_file(tmp_path, GOOD)
+    extension = (
+        b'<extLst><ext uri="{78C0D931-6437-407d-A8EE-F0AAD7539E65}" '
+        b'xmlns:x14="http://schemas.microsoft.com/office/spreadsheetml/2009/9/main"><x14:conditionalFormattings>'
+        b"<x14:conditionalFormatting><x14:cfRule><x14:dxf><font><strike/></font></x14:dxf></x14:cfRule>"
+        b"</x14:conditionalFormatting></x14:conditionalFormattings></ext></extLst></worksheet>"
+    )
+    edit(source.path, {PAGE: lambda xml: xml.replace(b"</worksheet>", extension)})
+    assert [note[:20] for note in notes(source)] == ["a conditional format"]
 
 
 def test_what_is_struck_out_in_google_sheets_is_rejected(tmp_path: Path) -> None:

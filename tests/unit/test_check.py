@@ -337,7 +337,8 @@ def test_many_rejected_rows_are_counted_and_the_first_are_shown(
 def test_references_are_looked_for_in_the_worksheets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A name whose own row is rejected is not there; a similar one is suggested."""
     path = folder / SHEET / "03.2-Ultimate.csv"
-    path.write_text(HEADER + "BIO-AH-01,EXP,C,%,1,\nbio-rs-004,EXP-001,C,%,1,\n", encoding="utf-8")
+    rows = "BIO-AH-01,EXP,C,%,1,\nbio-rs-004,EXP-001,C,%,1,\nBI0-rs-004,EXP-001,C,%,1,\n"
+    path.write_text(HEADER + rows, encoding="utf-8")
 
     _, lines = check(capsys, folder)
 
@@ -347,6 +348,8 @@ def test_references_are_looked_for_in_the_worksheets(folder: Path, capsys: pytes
         "    row 2, 'EXP': Exper_id is not in column Exper_id of worksheet 03.0-Experiments, where it must be first",
         "    row 3, 'bio-rs-004': Sample_name is in row 46 of worksheet 01-BasicSampleInfo, but that row is rejected: "
         "correct that one first",
+        "    row 4, 'BI0-rs-004': Sample_name is not in column Sample_name of worksheet 01-BasicSampleInfo, where it "
+        "must be first; did you mean 'BIO-RS-004' in row 46 of worksheet 01-BasicSampleInfo, which is rejected too?",
     ]:
         assert line in lines
 

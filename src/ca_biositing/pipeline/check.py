@@ -35,7 +35,7 @@ from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, header_problem
 from ca_biositing.pipeline.etl.fields import Reference
 from ca_biositing.pipeline.etl.rejection_limits import VARIABLE, Limit, check_limits, limit_from_environment
 from ca_biositing.pipeline.etl.transform import clean, fold
-from ca_biositing.pipeline.etl.validate import NamedId, Validator
+from ca_biositing.pipeline.etl.validate import NamedId, Suggestions, Validator
 from ca_biositing.pipeline.flows import datasets
 from ca_biositing.pipeline.sources import ExtractError, Source, source_from_environment
 from ca_biositing.pipeline.sources.base import WORKBOOK_SUFFIXES, original, unreadable
@@ -53,8 +53,8 @@ _WORKSHEET = "worksheet"
 _FORMATS = ("text", "csv", "json")
 
 Names = dict[type[NamedRecord], Sequence[NamedId]]
-# Of each table, the rows of worksheets that are rejected, by the keys of their names.
-Rejected = dict[type[NamedRecord], dict[str, str]]
+# Of each table, the rows of worksheets that are rejected, by the keys of their names: the name, and the place.
+Rejected = dict[type[NamedRecord], dict[str, tuple[str, str]]]
 Progress = Callable[[str, float], None]
 
 
@@ -162,7 +162,8 @@ def check(
     records: list[pl.DataFrame] = []
     read: dict[str, int] = {}
     notes: dict[str, Sequence[str]] = {}
-    keys: dict[tuple[str, int], str] = {}
+    # The key and the name of rows that are rejected, by their place.
+    keys: dict[tuple[str, int], tuple[str, str]] = {}
     problems: dict[str, list[Problem]] = {}
     with worksheets(dataset, source) as opened:
         for worksheet in opened:
@@ -173,8 +174,9 @@ def check(
                 read[worksheet.name] += len(frame)
                 if issubclass(dataset.model, NamedRecord):
                     bad_rows = frame.filter(pl.col(ROW_NUMBER).is_in(validated.rejected[ROW_NUMBER].implode()))
-                    found = zip(bad_rows[ROW_NUMBER], fold(clean(bad_rows[dataset.filled["name"]])), strict=True)
-                    keys |= {(worksheet.name, row): key for row, key in found}
+                    bad_names = clean(bad_rows[dataset.filled["name"]])
+                    found = zip(bad_rows[ROW_NUMBER], fold(bad_names), bad_names, strict=True)
+                    keys |= {(worksheet.name, row): (key, name) for row, key, name in found if key}
                 problems[worksheet.name] += [
                     Problem(dataset.name, dataset.sheet, worksheet.name, *row) for row in validated.problems.rows()
                 ]
@@ -191,14 +193,18 @@ def check(
             bad = {(each.worksheet, each.row) for members in problems.values() for each in members}
             places = [*zip(staged[_WORKSHEET], staged[ROW_NUMBER], strict=True)]
             if issubclass(dataset.model, NamedRecord):
-                keys |= {place: key for place, key in zip(places, staged["name_key"], strict=True) if place in bad}
+                contradicted = zip(places, staged["name_key"], staged["name"], strict=True)
+                keys |= {place: (key, name) for place, key, name in contradicted if place in bad}
             staged = staged.filter(pl.Series([place not in bad for place in places], dtype=pl.Boolean))
             staged = staged.unique([column.name for column in dataset.natural_key], keep="first", maintain_order=True)
         loaded = len(staged)
     if issubclass(dataset.model, NamedRecord):
         named = [] if staged is None else zip(staged["name_key"], staged["name"], strict=True)
         if rejected_names is not None:
-            rejected_names[dataset.model] = {key: f"row {row} of worksheet {name}" for (name, row), key in keys.items()}
+            rejected_names[dataset.model] = {
+                key: (name, f"row {row} of worksheet {worksheet_name}")
+                for (worksheet_name, row), (key, name) in keys.items()
+            }
         names[dataset.model] = [NamedId(key, name, number) for number, (key, name) in enumerate(named)]
     findings = [
         Finding(dataset.name, dataset.sheet, name, rows, len({each.row for each in found}), found, notes[name])
@@ -240,18 +246,25 @@ def check_all(
 
 def _with_places(finding: Finding, dataset: Dataset, checked: Sequence[Dataset], rejected: Rejected) -> Finding:
     """Return the finding, whose reasons say in which worksheet a name must be, or which row of it was rejected."""
+    suggestions = {model: Suggestions([*rows]) for model, rows in rejected.items()}
 
     def with_place(problem: Problem) -> Problem:
         field = dataset.columns.get(problem.column or "")
         if not isinstance(field, Reference) or not problem.reason.startswith("is not in "):
             return problem
-        if row := rejected.get(field.model, {}).get(_key(problem.value)):
-            return replace(problem, reason=f"is in {row}, but that row is rejected: correct that one first")
+        rows = rejected.get(field.model, {})
+        if found := rows.get(_key(problem.value)):
+            return replace(problem, reason=f"is in {found[1]}, but that row is rejected: correct that one first")
+        reason = problem.reason
         for each in checked:
             if each.model is field.model:
                 place = f"column {each.filled['name']} of worksheet {each.worksheets}"
-                return replace(problem, reason=problem.reason.replace(field.model.__tablename__, place, 1))
-        return problem
+                reason = reason.replace(field.model.__tablename__, place, 1)
+        # Names of rows that would be loaded are suggested already.
+        if "; did you mean " not in reason and field.model in suggestions:
+            for name, place in (rows[key] for key in suggestions[field.model].near(_key(problem.value))[:1]):
+                reason += f"; did you mean '{name}' in {place}, which is rejected too?"
+        return replace(problem, reason=reason)
 
     return replace(finding, problems=[with_place(problem) for problem in finding.problems])
 

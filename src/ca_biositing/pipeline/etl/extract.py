@@ -9,7 +9,7 @@ from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.transform import clean, is_blank
 from ca_biositing.pipeline.sources import ExtractError, Source, Worksheet
 from ca_biositing.pipeline.sources.base import nearest, quoted
-from ca_biositing.pipeline.sources.cells import BrokenRow, Cell, Row
+from ca_biositing.pipeline.sources.cells import BrokenRow, Cell, Kind, Row
 
 ROW_NUMBER = "row_number"
 ROW_PROBLEM = "row_problem"
@@ -102,6 +102,8 @@ def frames(worksheet: Worksheet, columns: Sequence[str]) -> Iterator[pl.DataFram
             problem = cells.problem
         elif row == names:
             problem = "is a second header; remove it"
+        elif not is_of_csv and all(map(_is_struck_or_blank, row)):
+            problem = "is struck out; delete it, or remove the strikethrough if it counts"
         elif is_of_csv and len(cells) > len(header):
             # Probably a comma was not quoted, so the other cells have moved as well, and the last one may be empty.
             # Elsewhere it is a note.
@@ -168,6 +170,10 @@ def _pick(cells: Sequence[str], positions: Sequence[int]) -> list[str]:
 def _says_nothing(cell: str) -> bool:
     """Return whether nothing was typed into a cell, although it may hold a checkbox or a formula's zero."""
     return not cell or (isinstance(cell, Cell) and cell.is_idle)
+
+
+def _is_struck_or_blank(cell: str) -> bool:
+    return is_blank(cell) or (isinstance(cell, Cell) and (cell.kind == Kind.STRUCK or cell.is_idle))
 
 
 def _first_rows(worksheet: Worksheet) -> Iterator[tuple[int, Sequence[str | None]]]:

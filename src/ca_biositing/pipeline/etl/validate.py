@@ -209,7 +209,7 @@ class _Names:
             {"key": [each.key for each in names], "id": [each.id for each in names]},
             schema={"key": pl.String, "id": pl.Int32},
         )
-        self._suggestions: dict[str, str] = {}
+        self._suggestions = Suggestions([*self._spellings])
 
     def ids(self, cells: pl.Series) -> pl.Series:
         """Return the ids of the records that the cells name; null if there is no such record."""
@@ -231,14 +231,22 @@ class _Names:
         )
 
     def _reason(self, cell: str) -> str:
-        if (
-            cell not in self._suggestions
-            and len(self._suggestions) < _MAX_SUGGESTIONS
-            and len(self._spellings) <= _MAX_SUGGESTED_NAMES
-        ):
-            names = " or ".join(f"'{self._spellings[key]}'" for key in _nearest(cell, [*self._spellings]))
-            self._suggestions[cell] = f"; did you mean {names}?" if names else ""
-        return f"is not in {self._table}, where it must be first" + self._suggestions.get(cell, "")
+        names = " or ".join(f"'{self._spellings[key]}'" for key in self._suggestions.near(cell))
+        return f"is not in {self._table}, where it must be first" + (f"; did you mean {names}?" if names else "")
+
+
+class Suggestions:
+    """Finds the keys that cells may stand for, as long as the search is cheap."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = keys
+        self._found: dict[str, Sequence[str]] = {}
+
+    def near(self, cell: str) -> Sequence[str]:
+        """Return the keys that the cell may stand for."""
+        if cell not in self._found and len(self._found) < _MAX_SUGGESTIONS and len(self._keys) <= _MAX_SUGGESTED_NAMES:
+            self._found[cell] = _nearest(cell, self._keys)
+        return self._found.get(cell, [])
 
 
 def _nearest(name: str, keys: Sequence[str]) -> Sequence[str]:

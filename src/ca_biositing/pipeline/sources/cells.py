@@ -25,6 +25,9 @@ _GROUPS = re.compile(rf"[0-9]*|[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})+|[0-9]{
 # What Excel shows in the format General; from 12 characters on it rounds, and programs differ.
 _GENERAL_CHARACTERS = 11
 HIDDEN_WORKSHEET = "the worksheet itself"
+_STRUCK_BY_CONDITION = (
+    "a conditional format strikes cells out, and they are read like the rest: delete those that do not count"
+)
 # Of hidden rows, as many are named.
 _SHOWN_RANGES = 10
 
@@ -147,21 +150,28 @@ class Merges:
 
 @dataclass
 class Hidden:
-    """What of a worksheet people do not see, although it is read: the worksheet, rows, columns from 0."""
+    """What of a worksheet is read, although people do not see it, or see it struck out.
+
+    That is the worksheet itself, rows, columns from 0, and cells that fulfil a condition on which they are struck out.
+    """
 
     is_worksheet: bool = False
     rows: list[int] = field(default_factory=list)
     columns: set[int] = field(default_factory=set)
+    has_struck: bool = False
 
     def notes(self, header: Sequence[str]) -> list[str]:
-        """Return a note if anything with a value is hidden."""
+        """Return a note if anything with a value is hidden, and one if cells may be struck out."""
         named = [name for column, name in enumerate(header) if column in self.columns and name.strip()]
         parts = [
             *([HIDDEN_WORKSHEET] if self.is_worksheet else []),
             *([f"row{'s' if len(self.rows) > 1 else ''} {_ranges(self.rows)}"] if self.rows else []),
             *([f"column{'s' if len(named) > 1 else ''} {', '.join(named)}"] if named else []),
         ]
-        return [f"hidden, and read like the rest: {'; '.join(parts)}"] if parts else []
+        return [
+            *([f"hidden, and read like the rest: {'; '.join(parts)}"] if parts else []),
+            *([_STRUCK_BY_CONDITION] if self.has_struck else []),
+        ]
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -184,16 +194,16 @@ class BrokenRow(list[str]):
         self.problem = problem
 
 
-def marked_text(runs: Iterable[tuple[str, bool, bool]]) -> str:
-    """Return a text of runs, each with whether it is raised or lowered, and whether it is struck out."""
+def marked_text(runs: Iterable[tuple[str, str, bool]]) -> str:
+    """Return a text of runs, each with its mark (``^`` raised, ``_`` lowered), and whether it is struck out."""
     parts = [run for run in runs if run[0]]
     text = "".join(part for part, _, _ in parts)
     if any(part.strip() and is_struck for part, _, is_struck in parts):
         return Cell(text, Kind.STRUCK)
-    for (left, is_left_raised, _), (right, is_right_raised, _) in pairwise(parts):
+    for (left, left_mark, _), (right, right_mark, _) in pairwise(parts):
         # CO2 and m3 say the same on one line; 10 with a raised 3, or a note's number behind 12.5, do not.
-        if is_left_raised != is_right_raised and (right[0] if is_left_raised else left[-1]).isdigit():
-            return Cell(text, Kind.RAISED)
+        if left_mark != right_mark and (right[0] if left_mark else left[-1]).isdigit():
+            return Cell(text, Kind.RAISED, "".join(mark + part for part, mark, _ in parts))
     return text
 
 

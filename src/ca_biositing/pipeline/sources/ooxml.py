@@ -45,6 +45,8 @@ _MAX_EXPANSION = 400
 # Excel escapes control characters, halves of characters, and the underscore of a text that looks like an escape. What
 # looks like another escape is a text of a program that does not escape.
 _ESCAPE = re.compile("(?i)_x(00[0189][0-9a-f]|007f|005f|d[89a-f][0-9a-f]{2}|fff[ef])_")
+# Of runs that are not on the line; see cells.marked_text.
+_MARKS: Mapping[str | None, str] = {"superscript": "^", "subscript": "_"}
 _WHOLE = re.compile("[1-9][0-9]{0,14}")
 # Day 0 of each date system. Excel's days before March 1900 are one too many: 1900 was no leap year.
 _EPOCH, _EPOCH_1904 = SERIAL_EPOCH, datetime(1904, 1, 1)
@@ -65,6 +67,8 @@ class _Context:
     text_formats: Mapping[str, NumberFormat]
     # The styles whose font is struck out, as cells name them.
     struck_styles: Set[str]
+    # The formats of conditions that strike out, as conditions name them.
+    struck_conditions: Set[str]
     epoch: datetime
     is_calculated: bool
 
@@ -150,11 +154,14 @@ class Workbook:
         styles = [self._xml(path) for path in self._related(main, "styles").values()]
         formats = [each for root_of_styles in styles for each in _formats(root_of_styles)]
         struck = {str(style) for style, is_struck in enumerate(chain(*map(_struck, styles))) if is_struck}
+        conditions = [_strikes(each) for root_of_styles in styles for each in _all(root_of_styles, "dxf")]
+        struck_conditions = {str(number) for number, strikes in enumerate(conditions) if strikes}
         is_1904 = any(_is_true(element.get("date1904")) for element in _all(root, "workbookPr"))
         # Programs that do not calculate ask Excel to do so; what they write beside formulas is no result.
         is_calculated = not any(_is_true(element.get("fullCalcOnLoad")) for element in _all(root, "calcPr"))
         text_formats = {str(style): look for style, look in enumerate(formats) if look.text_section is not None}
-        return _Context(strings, formats, text_formats, struck, _EPOCH_1904 if is_1904 else _EPOCH, is_calculated)
+        epoch = _EPOCH_1904 if is_1904 else _EPOCH
+        return _Context(strings, formats, text_formats, struck, struck_conditions, epoch, is_calculated)
 
     def _related(self, part: str, kind: str) -> dict[str, str]:
         """Return the parts that a part refers to as this kind, by the reference's id."""
@@ -214,10 +221,12 @@ class _Worksheet:
         self._attributes: dict[str, str] = {}
         self._value: list[str] = []
         self._formula: list[str] | None = None
-        # The runs of a rich text that has ended, and whether the one that the parser is in is raised or struck out.
-        self._runs: list[tuple[str, bool, bool]] = []
+        # The runs of a rich text that have ended; the mark of the one that the parser is in, whether it is struck out.
+        self._runs: list[tuple[str, str, bool]] = []
         self._run_start = 0
-        self._is_raised = self._is_struck = False
+        self._mark = ""
+        self._is_struck = False
+        self._is_behind_rows = False
         # Where the text that the parser is in belongs, if it is wanted.
         self._into: list[str] | None = None
         self._length = 0
@@ -271,6 +280,7 @@ class _Worksheet:
             "f": self._start_formula,
             "t": self._start_text,
             "rPh": self._start_hint,
+            "cfRule": self._start_condition,
         }
         ends = {
             "row": self._end_row,
@@ -280,6 +290,7 @@ class _Worksheet:
             "t": self._end_text,
             "r": self._end_run,
             "rPh": self._end_hint,
+            "sheetData": self._end_rows,
         }
         self._starts = {prefix + name: function for name, function in starts.items()}
         self._ends = {prefix + name: function for name, function in ends.items()}
@@ -317,7 +328,8 @@ class _Worksheet:
         self._formula = None
         self._runs = []
         self._run_start = 0
-        self._is_raised = self._is_struck = False
+        self._mark = ""
+        self._is_struck = False
         reference = attributes.get("r")
         self._column = self._column_of(reference) if reference else self._column + 1
 
@@ -342,16 +354,25 @@ class _Worksheet:
         self._into = None
 
     def _start_raised(self, attributes: dict[str, str]) -> None:
-        self._is_raised = _is_raised(attributes.get("val"))
+        self._mark = _MARKS.get(attributes.get("val"), "")
 
     def _start_struck(self, attributes: dict[str, str]) -> None:
         self._is_struck = _is_true(attributes.get("val", "1"))
+        # Behind the rows, conditions that look at other worksheets hold their formats.
+        self._hidden.has_struck |= self._is_behind_rows and self._is_struck
+
+    def _start_condition(self, attributes: dict[str, str]) -> None:
+        self._hidden.has_struck |= attributes.get("dxfId") in self._context.struck_conditions
+
+    def _end_rows(self) -> None:
+        self._is_behind_rows = True
 
     def _end_run(self) -> None:
         text = "".join(self._value[self._run_start :])
         self._run_start = len(self._value)
-        self._runs.append((_unescaped(text), self._is_raised, self._is_struck))
-        self._is_raised = self._is_struck = False
+        self._runs.append((_unescaped(text), self._mark, self._is_struck))
+        self._mark = ""
+        self._is_struck = False
 
     def _start_hint(self, _: dict[str, str]) -> None:
         self._is_hint = True
@@ -430,13 +451,14 @@ def _formats(styles: ElementTree.Element) -> list[NumberFormat]:
 
 def _struck(styles: ElementTree.Element) -> list[bool]:
     """Return for each style that cells refer to by number whether its font is struck out."""
-    fonts = [
-        any(_is_true(strike.get("val", "1")) for strike in _all(font, "strike"))
-        for group in _all(styles, "fonts")
-        for font in _all(group, "font")
-    ]
+    fonts = [_strikes(font) for group in _all(styles, "fonts") for font in _all(group, "font")]
     used = [int(cell.get("fontId", 0)) for group in _all(styles, "cellXfs") for cell in _all(group, "xf")]
     return [font < len(fonts) and fonts[font] for font in used]
+
+
+def _strikes(element: ElementTree.Element) -> bool:
+    """Return whether a font, or what has one, strikes out."""
+    return any(_is_true(strike.get("val", "1")) for strike in _all(element, "strike"))
 
 
 def _unescaped(text: str) -> str:
@@ -471,17 +493,16 @@ def _all(root: ElementTree.Element, name: str) -> Iterable[ElementTree.Element]:
     return (element for element in root.iter() if _local(str(element.tag)) == name)
 
 
-def _runs(element: ElementTree.Element) -> Iterator[tuple[str, bool, bool]]:
+def _runs(element: ElementTree.Element) -> Iterator[tuple[str, str, bool]]:
     """Return the runs of a text, see :func:`.cells.marked_text`, but not its phonetic hints."""
     for child in element:
         match _local(child.tag):
             case "t":
-                yield _unescaped(child.text or ""), False, False
+                yield _unescaped(child.text or ""), "", False
             case "r":
                 text = "".join(each.text or "" for each in child if _local(each.tag) == "t")
-                is_raised = any(_is_raised(each.get("val")) for each in _all(child, "vertAlign"))
-                is_struck = any(_is_true(each.get("val", "1")) for each in _all(child, "strike"))
-                yield _unescaped(text), is_raised, is_struck
+                marks = (_MARKS.get(each.get("val"), "") for each in _all(child, "vertAlign"))
+                yield _unescaped(text), next(marks, ""), _strikes(child)
 
 
 def _local(name: str) -> str:
@@ -495,10 +516,6 @@ def _part(path: str) -> str:
 
 def _is_true(value: str | None) -> bool:
     return value in ("1", "true")
-
-
-def _is_raised(value: str | None) -> bool:
-    return value in ("superscript", "subscript")
 
 
 def _is_zero(size: str | None) -> bool:
