@@ -203,6 +203,19 @@ def test_postgresql_is_not_restarted_for_a_question_that_fails(inventory: "Inven
     assert database.check_output(started) == before
 
 
+@pytest.mark.thorough
+@pytest.mark.disruptive
+def test_postgresql_that_runs_without_its_sandbox_is_restarted(inventory: "Inventory", database: Host) -> None:
+    """As after a move to another major version, which starts the new server before its drop-in is there."""
+    drop_in = database.check_output("ls /etc/systemd/system/postgresql@*.service.d/biocirv.conf")
+    is_confined = "grep --count 'NoNewPrivs:.1' /proc/$(head -1 /var/lib/postgresql/*/main/postmaster.pid)/status"
+    database.check_output(f"rm {drop_in} && systemctl daemon-reload && systemctl restart 'postgresql@*'")
+    assert database.run(is_confined).stdout.strip() == "0"
+    converged = inventory.playbook("site.yml", "--tags", "database")
+    assert converged.returncode == 0, converged.stdout
+    assert database.run(is_confined).stdout.strip() == "1"
+
+
 def revision(database: Host, name: str) -> str:
     """Return the revision that a database records."""
     psql = "runuser --user postgres -- psql -Atc 'SELECT version_num FROM alembic_version' %s"
