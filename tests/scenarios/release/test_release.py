@@ -324,7 +324,12 @@ def _old_prefect(source: Path) -> str:
     _next_migration(source)
     project = source / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
-    for wanted, old in ((r'"prefect>=[^"]*"', '"prefect==3.3.7", "fastapi<0.151"'), (r'"rich>=15"', '"rich"')):
+    changes = {
+        r'"prefect>=[^"]*"': '"prefect==3.3.7", "fastapi<0.151"',
+        r'"rich>=15"': '"rich"',
+        r'"whenever>=[^"]*"': '"whenever"',
+    }
+    for wanted, old in changes.items():
         text = re.sub(wanted, old, text)
     project.write_text(text, encoding="utf-8")
     options = (
