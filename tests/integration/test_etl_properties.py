@@ -246,6 +246,6 @@ def test_a_name_that_is_nowhere_is_no_null(folder: Folder) -> None:
         (
             "Primary_crop",
             "Processing tomatoe",
-            "Primary_crop is not in primary_product, where it must be first; did you mean 'Processing tomato'?",
+            "Primary_crop is not in primary_product, where it must be entered first; did you mean 'Processing tomato'?",
         )
     ]

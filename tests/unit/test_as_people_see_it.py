@@ -791,7 +791,10 @@ def test_excel_s_year_1900_has_a_day_too_many(tmp_path: Path, days: int, day: dt
     assert load(openpyxl_file(tmp_path, row(Date=(days, "d.m.yyyy"))))[0][0][4] == day
 
 
-NO_DATE = "Date is not a date from 1900 to 2100; type it as 2024-10-31, 10/31/2024 (month first) or 31-Oct-2024"
+NO_DATE = (
+    "Date is not a date from 1900 to 2100; type it as 2024-10-31, 10/31/2024 (month first) or 31-Oct-2024; "
+    "leave the cell empty if it is not known"
+)
 
 
 @pytest.mark.parametrize(
@@ -939,10 +942,14 @@ def test_cost_follows_the_cells_that_have_something_in_them(tmp_path: Path) -> N
 
 # Beyond the list: formats of characters, and what is hidden.
 
+RAISED_NUMBER = (
+    "has a superscript or subscript beside a digit, which are read as one number; "
+    "type the number that is meant, such as 1000 for 10³, and delete the number of a footnote"
+)
 OF_CHARACTERS: list[tuple[list[tuple[str, dict[str, object]]], str]] = [
-    ([("10", {}), ("3", {"vertAlign": "superscript"})], RAISED),
-    ([("10", {}), ("2", {"vertAlign": "subscript"})], RAISED),
-    ([("1", {"vertAlign": "superscript"}), ("25", {})], RAISED),
+    ([("10", {}), ("3", {"vertAlign": "superscript"})], RAISED_NUMBER),
+    ([("10", {}), ("2", {"vertAlign": "subscript"})], RAISED_NUMBER),
+    ([("1", {"vertAlign": "superscript"}), ("25", {})], RAISED_NUMBER),
     (
         [("12.5 ", {}), ("1", {"vertAlign": "superscript"})],
         "is not a number; type digits with a decimal point and nothing ",
@@ -1053,7 +1060,10 @@ def test_a_condition_that_strikes_out_is_named(tmp_path: Path, strikes: bool, is
 
     source = openpyxl_file(tmp_path, GOOD, change=condition)
     assert len(load(source)[0]) == 1
-    said = "a conditional format strikes cells out, and they are read like the rest: delete those that do not count"
+    said = (
+        "a conditional format strikes cells out in A2:F9, and they are read like the rest: "
+        "delete those that do not count"
+    )
     assert notes(source) == ([said] if is_named else [])
 
 

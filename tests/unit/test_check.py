@@ -3,6 +3,7 @@
 import csv
 import datetime as dt
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -344,14 +345,35 @@ def test_references_are_looked_for_in_the_worksheets(folder: Path, capsys: pytes
 
     for line in [
         "    row 2, 'BIO-AH-01': Sample_name is not in column Sample_name of worksheet 01-BasicSampleInfo, where "
-        "it must be first; did you mean 'BIO-AH-001'?",
-        "    row 2, 'EXP': Exper_id is not in column Exper_id of worksheet 03.0-Experiments, where it must be first",
+        "it must be entered first; did you mean 'BIO-AH-001'?",
+        "    row 2, 'EXP': Exper_id is not in column Exper_id of worksheet 03.0-Experiments, where it must be entered "
+        "first",
         "    row 3, 'bio-rs-004': Sample_name is in row 46 of worksheet 01-BasicSampleInfo, but that row is rejected: "
         "correct that one first",
         "    row 4, 'BI0-rs-004': Sample_name is not in column Sample_name of worksheet 01-BasicSampleInfo, where it "
-        "must be first; did you mean 'BIO-RS-004' in row 46 of worksheet 01-BasicSampleInfo, which is rejected too?",
+        "must be entered first; did you mean 'BIO-RS-004' in row 46 of worksheet 01-BasicSampleInfo, which is "
+        "rejected too?",
     ]:
         assert line in lines
+
+
+def test_rows_that_only_refer_to_a_rejected_one_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its correction mends them all; a name whose cell is a formula without a result is no name."""
+    samples = folder / SHEET / "01-BasicSampleInfo.csv"
+    text = samples.read_text(encoding="utf-8").replace("BIO-AH-002,", '="BIO-"&"AH-002",')
+    samples.write_text(text, encoding="utf-8")
+    path = folder / SHEET / "03.2-Ultimate.csv"
+    rows = "".join(f"BIO-RS-004,EXP-001,C{number},%,1,\n" for number in range(5))
+    path.write_text(HEADER + rows + "BIO-AH-002,EXP-001,C,%,1,\n", encoding="utf-8")
+
+    _, lines = check(capsys, folder)
+
+    start = lines.index("  observation, 03.2-Ultimate: 6 of 6")
+    assert lines[start + 1].endswith("that row is rejected: correct that one first (also for 4 more rows here)")
+    assert lines[start + 2].startswith("    row 7, 'BIO-AH-002': Sample_name is not in column")
+    assert "rejected too" not in lines[start + 2]
+    (said,) = (line for line in lines if line.startswith("Rows of the worksheets that would be rejected: "))
+    assert re.search(r": [0-9]+, of which [0-9]+ only refer to rejected ones$", said)
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])

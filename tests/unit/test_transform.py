@@ -85,15 +85,24 @@ def test_dates(cell: str, day: date) -> None:
     assert value(Date("day"), cell) == day
 
 
+NO_DAYS = [
+    *("2023-02-29", "2024-13-01", "2/30/2024"),
+    *("31-Nov-2023", "31-Nov-23", "30 February 2024", "Feb 30, 2024", "29-FEB-2023"),
+]
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
         *((cell, "has no such month; type the month first") for cell in ["23/9/2023", "31/10/24"]),
-        *((cell, "is no day of the calendar") for cell in ["2023-02-29", "2024-13-01", "2/30/2024"]),
+        *((cell, "is no day of the calendar") for cell in NO_DAYS),
         *((cell, "is a number, perhaps a day as spreadsheets count them") for cell in ["45189", "45596.5"]),
         *((cell, "has a time of day") for cell in ["2024-10-31T14:30:00", "2024-10-31 14:30", "10/31/2024 2:30 PM"]),
-        *((cell, "is not a date from 1900 to 2100") for cell in ["13-Foo-23", "0023-01-01", "2203-01-01", "1/1/0023"]),
-        *((cell, "is not a date from 1900 to 2100") for cell in ["2023", "today", "7.9.2023", "14:30:00"]),
+        *(
+            (cell, "is not a date from 1900 to 2100")
+            for cell in ["13-Foo-23", "2023", "0023-01-01", "2203-01-01", "1/1/0023"]
+        ),
+        *((cell, "is not a date from 1900 to 2100") for cell in ["today", "7.9.2023", "14:30:00", "31-Sept-2023"]),
     ],
 )
 def test_what_is_no_date_is_refused(cell: str, reason: str) -> None:

@@ -176,7 +176,7 @@ def check(
                     bad_rows = frame.filter(pl.col(ROW_NUMBER).is_in(validated.rejected[ROW_NUMBER].implode()))
                     bad_names = clean(bad_rows[dataset.filled["name"]])
                     found = zip(bad_rows[ROW_NUMBER], fold(bad_names), bad_names, strict=True)
-                    keys |= {(worksheet.name, row): (key, name) for row, key, name in found if key}
+                    keys |= {(worksheet.name, row): (key, name) for row, key, name in found if key and key[0] != "="}
                 problems[worksheet.name] += [
                     Problem(dataset.name, dataset.sheet, worksheet.name, *row) for row in validated.problems.rows()
                 ]
@@ -581,27 +581,31 @@ def _worksheets(sheet: str, source: Source, report: Report) -> Iterator[str]:
 
 def _rejected(findings: Sequence[Finding]) -> Iterator[str]:
     """Return the lines on the rows that would be rejected, by flow and worksheet."""
-    rows = {(each.sheet, each.worksheet, each.row) for finding in findings for each in finding.problems}
-    yield f"Rows of the worksheets that would be rejected: {len(rows):,}"
+    problems = [each for finding in findings for each in finding.problems]
+    rows = {(each.sheet, each.worksheet, each.row) for each in problems}
+    own = {(each.sheet, each.worksheet, each.row) for each in problems if not each.reason.endswith(_MENDED_ELSEWHERE)}
+    others = f", of which {len(rows - own):,} only refer to rejected ones" if rows - own else ""
+    yield f"Rows of the worksheets that would be rejected: {len(rows):,}{others}"
     for flow, members in groupby(findings, attrgetter("flow")):
         for finding in members:
             yield f"  {flow}, {finding.worksheet}: {finding.rejected:,} of {finding.rows:,}"
+            numbers = Counter((problem.column, problem.reason) for problem in finding.problems)
             seen: Counter[tuple[str | None, str]] = Counter()
             for problem in sorted(finding.problems, key=attrgetter("row")):
-                seen[problem.column, problem.reason] += 1
-                if seen[problem.column, problem.reason] <= _shown(problem.reason):
+                kind = problem.column, problem.reason
+                seen[kind] += 1
+                if problem.reason.endswith(_MENDED_ELSEWHERE):
+                    # The correction of that row mends them all.
+                    more = f" (also for {numbers[kind] - 1:,} more rows here)" if numbers[kind] > 1 else ""
+                    yield from [f"    {problem}{more}"] if seen[kind] == 1 else []
+                elif seen[kind] <= _SHOWN_CELLS:
                     yield f"    {problem}"
             if any(problem.reason == "is empty" for problem in finding.problems):
                 yield "    Remove a row that is empty there because it is a total or a note"
-            for (column, reason), number in seen.items():
-                if number > _shown(reason):
-                    more = f"    and {number - _shown(reason):,} more, which --format csv lists: "
+            for (column, reason), number in numbers.items():
+                if number > _SHOWN_CELLS and not reason.endswith(_MENDED_ELSEWHERE):
+                    more = f"    and {number - _SHOWN_CELLS:,} more, which --format csv lists: "
                     yield f"{more}{column or 'the row'} {reason}"
-
-
-def _shown(reason: str) -> int:
-    """Return how many cells with this reason are shown: of those that another row's correction mends, only one."""
-    return 1 if reason.endswith(_MENDED_ELSEWHERE) else _SHOWN_CELLS
 
 
 def _other_source(directory: Path, environment: Mapping[str, str]) -> str:

@@ -82,6 +82,12 @@ _CONVERTED = (
 # Not \d: it matches the digits of every script, which PostgreSQL does not accept.
 _NUMBER = r"^[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 _WHOLE_NUMBER = r"^[0-9]{1,9}(\.0{1,9})?$"
+# A month's name, in full or its first three letters, which chrono reads.
+_MONTH_NAMES = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+_MONTH_NAME = f"(?i:{'|'.join(f'{name}|{name[:3]}' for name in _MONTH_NAMES)})"
 _MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 # Patterns of the accepted dates, with chrono's formats. Patterns are needed because %Y also accepts two digits.
 _DATES = {
@@ -124,6 +130,10 @@ _IS_RAISED = (
     "has a superscript or subscript beside a digit, which are read as one number; "
     "write it without, such as 1000 or 10^3 for 10\N{SUPERSCRIPT THREE}, and delete the number of a footnote"
 )
+_NUMBER_IS_RAISED = (
+    "has a superscript or subscript beside a digit, which are read as one number; "
+    "type the number that is meant, such as 1000 for 10\N{SUPERSCRIPT THREE}, and delete the number of a footnote"
+)
 _AS_TEXT = "format the column as text, and type it again"
 _A_DATE_AS_NUMBER = "is the date or time {}; format the column as a number, and type the number again"
 _UNKNOWN_NUMBER = f"is the number {{}}, which programs show differently; {_AS_TEXT}"
@@ -159,6 +169,7 @@ _NO_NUMBER = {
         "holds {}, which its format shows as {}; format the column as a number, and type the number that is right"
     ),
     Kind.DATE: _A_DATE_AS_NUMBER,
+    Kind.RAISED: _NUMBER_IS_RAISED,
 }
 _NO_DATE_AS_NUMBER = _check(
     lambda cell: ~cell.str.contains(_IS_WHOLE_DATE),
@@ -324,8 +335,9 @@ class Date(Field):
     is_as_shown: ClassVar[bool] = False
     refused: ClassVar[Mapping[Kind, str]] = _NO_VALUE
 
-    def checks(self, *, is_required: bool = False) -> Sequence[pa.Check]:  # noqa: ARG002 - it makes no difference
+    def checks(self, *, is_required: bool = False) -> Sequence[pa.Check]:
         """Return the checks of a date."""
+        absent = "" if is_required else "; leave the cell empty if it is not known"
         return [
             *_EVERY_CELL,
             _check(
@@ -352,7 +364,8 @@ class Date(Field):
             ),
             _check(
                 lambda cell: _as_date(cell).is_between(pl.date(1900, 1, 1), pl.date(2100, 12, 31)),
-                "is not a date from 1900 to 2100; type it as 2024-10-31, 10/31/2024 (month first) or 31-Oct-2024",
+                "is not a date from 1900 to 2100; "
+                f"type it as 2024-10-31, 10/31/2024 (month first) or 31-Oct-2024{absent}",
             ),
         ]
 
@@ -373,7 +386,7 @@ def _ascii_minus(cell: pl.Expr) -> pl.Expr:
 
 
 def _is_like_a_date(cell: pl.Expr) -> pl.Expr:
-    return pl.any_horizontal(cell.str.contains(pattern) for pattern in _DATES if _MONTH not in pattern)
+    return pl.any_horizontal(cell.str.contains(pattern.replace(_MONTH, _MONTH_NAME)) for pattern in _DATES)
 
 
 def _as_date(cell: pl.Expr) -> pl.Expr:

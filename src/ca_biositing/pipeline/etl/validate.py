@@ -232,7 +232,9 @@ class _Names:
 
     def _reason(self, cell: str) -> str:
         names = " or ".join(f"'{self._spellings[key]}'" for key in self._suggestions.near(cell))
-        return f"is not in {self._table}, where it must be first" + (f"; did you mean {names}?" if names else "")
+        return f"is not in {self._table}, where it must be entered first" + (
+            f"; did you mean {names}?" if names else ""
+        )
 
 
 class Suggestions:

@@ -25,9 +25,6 @@ _GROUPS = re.compile(rf"[0-9]*|[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})+|[0-9]{
 # What Excel shows in the format General; from 12 characters on it rounds, and programs differ.
 _GENERAL_CHARACTERS = 11
 HIDDEN_WORKSHEET = "the worksheet itself"
-_STRUCK_BY_CONDITION = (
-    "a conditional format strikes cells out, and they are read like the rest: delete those that do not count"
-)
 # Of hidden rows, as many are named.
 _SHOWN_RANGES = 10
 
@@ -152,13 +149,14 @@ class Merges:
 class Hidden:
     """What of a worksheet is read, although people do not see it, or see it struck out.
 
-    That is the worksheet itself, rows, columns from 0, and cells that fulfil a condition on which they are struck out.
+    That is the worksheet itself, rows, columns from 0, and the ranges whose cells a condition strikes out, such as
+    ``F2:F9``; a range may be empty, if it is not known.
     """
 
     is_worksheet: bool = False
     rows: list[int] = field(default_factory=list)
     columns: set[int] = field(default_factory=set)
-    has_struck: bool = False
+    struck: set[str] = field(default_factory=set)
 
     def notes(self, header: Sequence[str]) -> list[str]:
         """Return a note if anything with a value is hidden, and one if cells may be struck out."""
@@ -168,9 +166,14 @@ class Hidden:
             *([f"row{'s' if len(self.rows) > 1 else ''} {_ranges(self.rows)}"] if self.rows else []),
             *([f"column{'s' if len(named) > 1 else ''} {', '.join(named)}"] if named else []),
         ]
+        ranges = ", ".join(sorted(self.struck - {""}))
+        struck = (
+            f"a conditional format strikes cells out{f' in {ranges}' if ranges else ''}, "
+            "and they are read like the rest: delete those that do not count"
+        )
         return [
             *([f"hidden, and read like the rest: {'; '.join(parts)}"] if parts else []),
-            *([_STRUCK_BY_CONDITION] if self.has_struck else []),
+            *([struck] if self.struck else []),
         ]
 
 

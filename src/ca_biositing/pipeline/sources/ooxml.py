@@ -227,6 +227,7 @@ class _Worksheet:
         self._mark = ""
         self._is_struck = False
         self._is_behind_rows = False
+        self._range = ""
         # Where the text that the parser is in belongs, if it is wanted.
         self._into: list[str] | None = None
         self._length = 0
@@ -280,6 +281,7 @@ class _Worksheet:
             "f": self._start_formula,
             "t": self._start_text,
             "rPh": self._start_hint,
+            "conditionalFormatting": self._start_conditions,
             "cfRule": self._start_condition,
         }
         ends = {
@@ -359,10 +361,15 @@ class _Worksheet:
     def _start_struck(self, attributes: dict[str, str]) -> None:
         self._is_struck = _is_true(attributes.get("val", "1"))
         # Behind the rows, conditions that look at other worksheets hold their formats.
-        self._hidden.has_struck |= self._is_behind_rows and self._is_struck
+        if self._is_behind_rows and self._is_struck:
+            self._hidden.struck.add("")
+
+    def _start_conditions(self, attributes: dict[str, str]) -> None:
+        self._range = attributes.get("sqref", "")
 
     def _start_condition(self, attributes: dict[str, str]) -> None:
-        self._hidden.has_struck |= attributes.get("dxfId") in self._context.struck_conditions
+        if attributes.get("dxfId") in self._context.struck_conditions:
+            self._hidden.struck.add(self._range)
 
     def _end_rows(self) -> None:
         self._is_behind_rows = True
