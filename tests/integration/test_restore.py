@@ -188,7 +188,8 @@ def test_a_converge_runs_no_function_of_the_owner(container: Container, sql: Sql
     template, script = ROLES / "database/templates/access.sql.j2", tmp_path / "access.sql"
     command = ["ansible", "localhost", "--module-name", "template", "--args", f"src={template} dest={script}"]
     environment = {**os.environ, "ANSIBLE_FILTER_PLUGINS": str(ROLES / "database/filter_plugins")}
-    subprocess.run([*command, "--extra-vars", json.dumps(variables)], check=True, capture_output=True, env=environment)
+    command += ["--extra-vars", f"@{ROLES}/database/defaults/main.yml", "--extra-vars", json.dumps(variables)]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     sql(FUNCTIONS)
 
     apply = f"cat > /tmp/access.sql <<'END'\n{script.read_text(encoding='utf-8')}\nEND\n"
