@@ -157,7 +157,7 @@ def test_status_names_a_table_that_is_gone(inventory: "Inventory", database: Hos
     finally:
         database.check_output(psql.format("mislaid", "rejected_row"))
     (problem,) = report["problems"]
-    assert problem.startswith("The database lacks tables of its revision: rejected_row. `make restore FILE=")
+    assert problem.startswith("The database lacks tables of its revision: rejected_row. `make audit")
     assert inventory.status()["well"] is True
 
 

@@ -284,7 +284,7 @@ def test_a_history_names_the_segments_in_which_timelines_begin() -> None:
 
 def test_pgbackrest_gets_the_target_in_utc() -> None:
     route = find_route(Target(None), [backup("a", 2, 2)], archive(2, 3), {}, minutes(20))
-    common = ["--repo=1", "--set=a", "--target-timeline=1"]
+    common = ["--repo=1", "--set=a", "--target-timeline=current"]
     east = datetime.fromisoformat("2026-11-29T11:00:00+01:00")
     assert restore_options(Target(None), route) == [*common, "--type=default"]
     assert restore_options(Target(east), route) == [
@@ -294,6 +294,12 @@ def test_pgbackrest_gets_the_target_in_utc() -> None:
         "--target-action=promote",
     ]
     assert restore_options(Target(east, "named"), route)[3:5] == ["--type=name", "--target=named"]
+
+
+def test_a_timeline_that_began_after_the_backup_is_named() -> None:
+    segments = sorted([*archive(2, 3, 4), *archive(5, 6, timeline=2, begin=4)])
+    route = find_route(Target(None), [backup("a", 2, 2)], segments, {2: [(1, 5)]}, minutes(30))
+    assert restore_options(Target(None), route)[2] == "--target-timeline=2"
 
 
 def test_a_recovery_that_ends_early_says_when() -> None:

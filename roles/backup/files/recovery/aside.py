@@ -65,7 +65,8 @@ def restore_options(target: Target, route: Route) -> list[str]:
     options = [
         f"--repo={route.backup.repository}",
         f"--set={route.backup.label}",
-        f"--target-timeline={route.timeline}",
+        # By its number, PostgreSQL asks for its history, which a repository lacks that was begun on it.
+        f"--target-timeline={'current' if route.timeline == route.backup.timeline else route.timeline}",
     ]
     if target.point:
         return [*options, "--type=name", f"--target={target.point}", "--target-action=promote"]
