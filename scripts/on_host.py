@@ -30,7 +30,11 @@ def hosts_of(inventory: str, group: str) -> list[Host]:
     Raises SystemExit with advice if there is none.
     """
     listed = subprocess.run(
-        ["ansible-inventory", "--inventory", inventory, "--list"], check=False, capture_output=True, text=True
+        # That of this environment, which need not be active.
+        [Path(sys.executable).with_name("ansible-inventory"), "--inventory", inventory, "--list"],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     if listed.returncode:
         sys.exit(f"The inventory {inventory} cannot be read: {listed.stderr.strip()}")

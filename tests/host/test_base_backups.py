@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from testinfra.host import Host
 
-from tests.host.conftest import properties, recap
+from tests.docs import commands_beginning
+from tests.host.conftest import ROOT, properties, recap
 from tests.limits import wait_until
 
 if TYPE_CHECKING:
@@ -111,6 +115,8 @@ def test_a_dropped_table_is_back_as_it_was_the_second_before(inventory: Inventor
     before = psql(database, ROWS)
     moment = psql(database, "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
     psql(database, "DROP TABLE observation CASCADE; DELETE FROM rejected_row")
+    # What a person enters afterwards is read from the dump of the replaced database, as the page says.
+    psql(database, "INSERT INTO primary_product (name, name_key) VALUES ('Typed by hand', 'typed by hand')")
 
     compared = inventory.answer("playbooks/restore_check.yml", "--extra-vars", f"restore_to={moment}")
 
@@ -123,7 +129,19 @@ def test_a_dropped_table_is_back_as_it_was_the_second_before(inventory: Inventor
 
     assert restored.returncode == 0, restored.stdout + restored.stderr
     assert "biocirv_db is restored to " in restored.stdout
-    assert "What it held before is in /var/lib/postgresql/dumps/" in restored.stdout
+    dump = re.search(r"What it held before is in (/var/lib/postgresql/dumps/\S+\.dump), on that host", restored.stdout)
+    assert dump, restored.stdout
+    assert psql(database, "SELECT name FROM primary_product WHERE name = 'Typed by hand'") == ""
+    command = commands_beginning("docs/operate.md", ".venv/bin/python scripts/on_host.py")
+    for said, meant in {
+        "inventory/local": shlex.quote(str(Path(inventory.path).resolve())),
+        "observation": "primary_product",
+        "<dump>": dump[1],
+    }.items():
+        command = command.replace(said, meant)
+    listed = subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    (typed,) = (line for line in listed.splitlines() if "Typed by hand" in line)
+    assert "\\N" in typed
     assert psql(database, ROWS) == before
     assert database.run("ls -d /var/lib/postgresql/aside*").rc != 0
     assert inventory.status()["problems"] == []

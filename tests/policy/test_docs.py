@@ -16,6 +16,7 @@ ADD_A_FLOW = "tests/integration/test_add_a_flow.py::test_the_page_is_true"
 PROJECT = "tests/scenarios/project/test_bring_your_project.py"
 UNIT = "tests/unit/test_commands_of_the_docs.py"
 HOST = "tests/host/test_commands_of_the_docs.py"
+BACKUPS = "tests/host/test_base_backups.py"
 INSTALLED = f"{HOST}::test_a_host_gets_the_platform_and_its_sheets"
 DEPLOYED = f"{HOST}::test_releases_are_deployed_rolled_back_and_installed_from_an_archive"
 UPGRADE = "upgrades a host from Debian 12 to 13, for which no scenario has an archive"
@@ -50,6 +51,7 @@ RUN_BY = {
         "make orphaned-rows": f"{HOST}::test_orphaned_rows_are_listed_and_removed",
         "apt-get install": UPGRADE,
         "runuser": UPGRADE,
+        ".venv/bin/python scripts/on_host.py": f"{BACKUPS}::test_a_dropped_table_is_back_as_it_was_the_second_before",
     },
     "docs/releases.md": {
         "make rollback": DEPLOYED,
