@@ -39,6 +39,8 @@ def added(request: pytest.FixtureRequest, inventory: Inventory, tmp_path: Path) 
     host = inventory.host(entry["group"])
     host.run(f"systemctl disable --now {UNIT}; rm -f /etc/systemd/system/{UNIT}.service /etc/biocirv/{UNIT}.env")
     host.check_output(f"rm -rf /opt/biocirv/bin/{UNIT}.py /var/lib/{UNIT} && systemctl daemon-reload && userdel {UNIT}")
+    # The rules still name the account; without it, the next boot must not leave the host without a firewall.
+    host.check_output("systemctl restart biocirv-firewall")
 
 
 @pytest.mark.thorough
