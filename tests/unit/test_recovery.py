@@ -309,6 +309,8 @@ def test_a_recovery_that_ends_early_says_when() -> None:
     )
     assert "the last one is of 2026-11-29 10:04:58.1+00" in why_it_ended(log)
     assert why_it_ended("FATAL:  no room\n") == "The copy cannot be started: no room."
+    answer = "FATAL:  the database system is in recovery mode\n"
+    assert why_it_ended(f"PANIC:  no checkpoint\n{answer}") == "The copy cannot be started: no checkpoint."
     assert "it says nothing" in why_it_ended("")
 
 

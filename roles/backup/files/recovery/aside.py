@@ -150,7 +150,8 @@ def _running(settings: Settings, place: Path, environment: dict[str, str], patie
 
 def why_it_ended(log: str) -> str:
     """Return why a recovery did not reach its target, from the server's log, with the nearest that it reached."""
-    fatal = re.findall(r"(?:FATAL|PANIC): +(.*)", log)
+    # Not what it answers to those who connect meanwhile.
+    fatal = re.findall(r"(?:FATAL|PANIC): +(?! |the database system is )(.*)", log)
     last = re.findall(r"last completed transaction was at log time (.*)", log)
     if "recovery ended before configured recovery target was reached" in log and last:
         return (
