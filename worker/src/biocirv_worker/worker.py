@@ -331,7 +331,7 @@ class Worker(PollingWorker):
         crashed = crashes.Crashes(self.name, self._pool, self._crash_retries)
         while True:
             if not self.draining:
-                with self._tolerate("Events of task runs are not delivered"):
+                with self.tolerating("Events of task runs are not delivered"):
                     await outboxes.deliver(client)
                 with self._tolerate("Crashed flow runs are not looked for"):
                     await crashed.reconcile(client, own=None if peers.others() else set(self._attempts))
