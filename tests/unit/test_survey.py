@@ -163,9 +163,14 @@ def test_a_cluster_that_is_in_the_way_is_told(
 
 
 def test_a_cluster_that_was_upgraded_may_stay_beside_the_new_one(survey: ModuleType, tmp_path: Path) -> None:
-    make_cluster(tmp_path, "15", "main", port=5433, own=True, used=True)
-    make_cluster(tmp_path, "17", "main", own=True, used=True)
+    """pg_upgradecluster gives the new one pg_ident.conf, and nothing of conf.d, where the old one has its port."""
+    make_cluster(tmp_path, "15", "main", own=True, used=True)
+    make_cluster(tmp_path, "17", "main", used=True)
+    idents = tmp_path / "etc/postgresql/17/main/pg_ident.conf"
+    write(idents, "# MAPNAME SYSTEM-USERNAME PG-USERNAME\nbiocirv   postgres        biocirv_reader\n")
     assert list(survey.cluster_problems(survey.clusters(tmp_path), "17", 5432)) == []
+    write(idents, "# MAPNAME SYSTEM-USERNAME PG-USERNAME\nbiocirvine postgres biocirv\n")
+    assert len(list(survey.cluster_problems(survey.clusters(tmp_path), "17", 5432))) == 2
 
 
 def test_sites_of_another_nginx_are_told(survey: ModuleType, tmp_path: Path) -> None:

@@ -269,7 +269,9 @@ def cluster(directory: Path, root: Path) -> Cluster:
         directory.parent.name,
         directory.name,
         int(port) if port else 5432,
-        own=(directory / "conf.d/biocirv.conf").exists(),
+        # pg_upgradecluster copies pg_ident.conf, with the platform's map, and nothing in conf.d.
+        own=(directory / "conf.d/biocirv.conf").exists()
+        or re.search(r"(?m)^biocirv\s", text(directory / "pg_ident.conf")) is not None,
         used=any(name.isdecimal() and int(name) >= FIRST_USER_OID for name in numbers),
     )
 
@@ -338,12 +340,14 @@ def cluster_problems(present: Iterable[Cluster], version: str, port: int) -> Ite
                 "postgresql_version to another version, use another host, or name its administrator's login in "
                 "database_administrator."
             )
-        elif not is_wanted and each.own and not is_upgraded:
-            yield (
-                f"{name} holds this platform's data, and the platform would run {version}/main: `make backup`, then "
-                'follow "Upgrade Debian" in docs/operate.md, which moves the data; or set postgresql_version to '
-                f"{each.version}."
-            )
+        elif not is_wanted and each.own:
+            # One whose data was moved is no longer started, though it may be configured for the same port.
+            if not is_upgraded:
+                yield (
+                    f"{name} holds this platform's data, and the platform would run {version}/main: `make backup`, "
+                    'then follow "Upgrade Debian" in docs/operate.md, which moves the data; or set postgresql_version '
+                    f"to {each.version}."
+                )
         elif not is_wanted and each.port == port:
             yield f"{name} has port {port}: choose another database_port, or move or remove that cluster."
 
