@@ -93,6 +93,19 @@ def test_info_tells_of_backups_oldest_first_and_of_repositories() -> None:
     assert (backups[1].size, backups[1].stored) == (43618562, 72376)
 
 
+def test_after_an_upgrade_only_what_is_of_the_new_cluster_counts() -> None:
+    """A backup of the old version restores nothing of the new one, and its segments have the same numbers."""
+    new = {"id": 2, "repo-key": 1, "system-id": 7713825342188855999, "version": "18"}
+    (repository, _), backups = read_info(json.dumps([{**INFO, "db": [*INFO["db"], new]}]), "biocirv")
+    assert (repository.system, backups) == ("7713825342188855999", [])
+
+    digest = "a" * 40
+    file = {"type": "file", "time": 1796015975}
+    old = {f"17-1/0000000100000000/00000001000000000000000{number}-{digest}.zst": file for number in (3, 4, 5)}
+    own = {f"18-2/0000000100000000/000000010000000000000002-{digest}.zst": file}
+    assert [each.number for each in read_archive(json.dumps({**old, **own}))] == [2]
+
+
 def test_restore_points_are_noted_with_the_newest_backup_of_each_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a listing says of them is what was noted; what a repository has noted is not noted again."""
     repositories = Repositories(SimpleNamespace(stanza="biocirv"))  # type: ignore[arg-type] # all that is read

@@ -8,9 +8,12 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .host import RecoveryError, Settings, SilentError, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # An archived segment: timeline, and the two halves of its position, in hexadecimal; its digest; its compression.
 SEGMENT = re.compile(r"/([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(?:\.\w+)?$")
@@ -21,6 +24,8 @@ PER_FILE = 256
 SEGMENT_BYTES = 2**24
 # Of each timeline but the first, those before it: timeline, and number of the segment in which the next one begins.
 Histories = dict[int, list[tuple[int, int]]]
+# Where the archive of a cluster is: version of PostgreSQL, and number of the cluster.
+CLUSTER = re.compile(r"[0-9.]+-([0-9]+)/")
 # The name of a file with a timeline's history, in the archive.
 HISTORY_FILE = re.compile(r"/([0-9A-F]{8})\.history$")
 # A line of a timeline's history: a timeline before it, and the position at which it was left.
@@ -112,17 +117,19 @@ def read_info(text: str, stanza: str) -> tuple[list[Repository], list[Backup]]:
     if found is None:
         raise RecoveryError(f"The repositories know no stanza {stanza}: converge the host.")
     # After an upgrade of PostgreSQL, the last of several clusters counts.
-    systems = {each["repo-key"]: str(each["system-id"]) for each in found["db"]}
+    present = {each["repo-key"]: each for each in found["db"]}
     repositories = [
         Repository(
             each["key"],
             each["status"]["code"],
             " ".join(word for word in each["status"]["message"].split() if word.isprintable()),
-            systems.get(each["key"], ""),
+            str(present[each["key"]]["system-id"]) if each["key"] in present else "",
         )
         for each in found["repo"]
     ]
-    backups = [_read_backup(each) for each in found["backup"]]
+    ids = {(number, each["id"]) for number, each in present.items()}
+    of_present = (each for each in found["backup"] if (each["database"]["repo-key"], each["database"]["id"]) in ids)
+    backups = [_read_backup(each) for each in of_present]
     return repositories, sorted(backups, key=lambda backup: backup.finished)
 
 
@@ -152,11 +159,20 @@ def _read_backup(found: dict[str, Any]) -> Backup:
 def read_archive(text: str) -> list[Segment]:
     """Return the segments of an archive by number, from the output of `pgbackrest repo-ls --recurse --output=json`."""
     segments = []
-    for name, found in json.loads(text or "{}").items():
+    listed = json.loads(text or "{}")
+    for name in _of_last_cluster(listed):
+        found = listed[name]
         if match := SEGMENT.search(f"/{name}"):
             number, timeline = number_of("".join(match.groups()))
             segments.append(Segment(number, timeline, datetime.fromtimestamp(found["time"] + 1, UTC)))
     return sorted(segments)
+
+
+def _of_last_cluster(names: Iterable[str]) -> list[str]:
+    """Return the paths below `17-2`, where there are also such below `15-1`, of the cluster before an upgrade."""
+    numbered = [(int(match[1]), name) for name in names if (match := CLUSTER.match(name))]
+    last = max(numbered, default=(0, ""))[0]
+    return [name for number, name in numbered if number == last]
 
 
 def read_history(text: str) -> list[tuple[int, int]]:
@@ -254,6 +270,6 @@ class Repositories:
         listed = json.loads(run("pgbackrest", "repo-ls", own, "--recurse", "--output=json", filter_, path, timeout=60))
         return {
             int(match[1], 16): read_history(run("pgbackrest", "repo-get", own, f"{path}/{name}", timeout=60))
-            for name in listed
+            for name in _of_last_cluster(listed)
             if (match := HISTORY_FILE.search(name)) and int(match[1], 16) in timelines
         }
