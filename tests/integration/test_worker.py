@@ -935,7 +935,7 @@ def heartbeats(client: SyncPrefectClient, run: UUID) -> Sequence[Event]:
         resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),
         occurred=EventOccurredFilter(until=DateTime.now(UTC) + timedelta(days=1)),
     )
-    return client.read_events(wanted, limit=10).events
+    return _events(client, wanted)
 
 
 def test_heartbeats_of_a_host_whose_clock_is_slow_bear_the_server_s_time(
