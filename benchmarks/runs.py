@@ -102,9 +102,9 @@ class Host:
         return int(shown) / 1e9
 
     def processes(self, unit: str) -> list[str]:
-        """Return the ids of a unit's processes."""
+        """Return the ids of a unit's processes, also of those in groups within its own, such as a flow run's."""
         group = self.run("systemctl", "show", "--property=ControlGroup", "--value", unit).strip()
-        return self.run("cat", f"/sys/fs/cgroup{group}/cgroup.procs").split()
+        return self.run("find", f"/sys/fs/cgroup{group}", "-name", "cgroup.procs", "-exec", "cat", "{}", "+").split()
 
     def memory(self, unit: str) -> int:
         """Return the memory of a unit's processes in bytes; shared memory counts once."""
