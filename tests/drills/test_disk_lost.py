@@ -13,7 +13,7 @@ from tests import limits
 from tests.drills.conftest import FIGURES
 from tests.drills.hosts import Platform
 from tests.drills.load import RETRY, Field, Load, Run
-from tests.host.test_base_backups import RECOVERY, state
+from tests.host.test_base_backups import DESTROYS, RECOVERY, state
 from tests.ledger import Ledger, Loss
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def recovery(inventory: Inventory, request: pytest.FixtureRequest) -> Iterator[R
     """Lose the disk under load and restore it."""
     platform = Platform(inventory)
     if not platform.container:
-        pytest.skip("it destroys the database, which only a container is sure to hold nothing in that is needed")
+        pytest.skip(DESTROYS)
     field, ledger = Field(platform), Ledger(platform.database)
     platform.seconds_until_well()
     platform.wait_until(lambda: bool(state(platform.database)["backups"]), "the first base backup has ended")

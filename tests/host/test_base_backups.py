@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.host.conftest import Inventory
 
+# Why some tests run on containers alone.
+DESTROYS = "it destroys the database, and a real host may hold one that somebody needs"
 RECOVERY = "/opt/biocirv/bin/recovery"
 ROWS = "SELECT count(*), md5(string_agg(t::text, ' ' ORDER BY id)) FROM observation AS t"
 

@@ -9,7 +9,7 @@ from testinfra.host import Host
 
 from tests import limits
 from tests.host.conftest import properties
-from tests.host.test_base_backups import backed_up, converge_database, psql, state
+from tests.host.test_base_backups import DESTROYS, backed_up, converge_database, psql, state
 from tests.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def converge(inventory: Inventory, directory: str) -> int:
 def receiver(inventory: Inventory, database: Host) -> Iterator[None]:
     """Receive WAL in a directory of its own."""
     if not inventory.is_container("database"):
-        pytest.skip("it destroys the database, which only a container is sure to hold nothing in that is needed")
+        pytest.skip(DESTROYS)
     assert converge(inventory, DIRECTORY) > 0
     yield
     converge(inventory, "")

@@ -369,7 +369,7 @@ def test_rows_that_only_refer_to_a_rejected_one_are_one_line(folder: Path, capsy
     _, lines = check(capsys, folder)
 
     start = lines.index("  observation, 03.2-Ultimate: 6 of 6")
-    assert lines[start + 1].endswith("that row is rejected: correct that one first (also for 4 more rows here)")
+    assert lines[start + 1].endswith("that row is rejected: correct that one first (also for 4 more here)")
     assert lines[start + 2].startswith("    row 7, 'BIO-AH-002': Sample_name is not in column")
     assert "rejected too" not in lines[start + 2]
     (said,) = (line for line in lines if line.startswith("Rows of the worksheets that would be rejected: "))

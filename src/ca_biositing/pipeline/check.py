@@ -261,9 +261,9 @@ def _with_places(finding: Finding, dataset: Dataset, checked: Sequence[Dataset],
                 place = f"column {each.filled['name']} of worksheet {each.worksheets}"
                 reason = reason.replace(field.model.__tablename__, place, 1)
         # Names of rows that would be loaded are suggested already.
-        if "; did you mean " not in reason and field.model in suggestions:
-            for name, place in (rows[key] for key in suggestions[field.model].near(_key(problem.value))[:1]):
-                reason += f"; did you mean '{name}' in {place}, which is rejected too?"
+        if "; did you mean " not in reason and rows and (near := suggestions[field.model].near(_key(problem.value))):
+            name, place = rows[near[0]]
+            reason += f"; did you mean '{name}' in {place}, which is rejected too?"
         return replace(problem, reason=reason)
 
     return replace(finding, problems=[with_place(problem) for problem in finding.problems])
@@ -596,8 +596,10 @@ def _rejected(findings: Sequence[Finding]) -> Iterator[str]:
                 seen[kind] += 1
                 if problem.reason.endswith(_MENDED_ELSEWHERE):
                     # The correction of that row mends them all.
-                    more = f" (also for {numbers[kind] - 1:,} more rows here)" if numbers[kind] > 1 else ""
-                    yield from [f"    {problem}{more}"] if seen[kind] == 1 else []
+                    if seen[kind] == 1:
+                        yield f"    {problem}" + (
+                            f" (also for {numbers[kind] - 1:,} more here)" if numbers[kind] > 1 else ""
+                        )
                 elif seen[kind] <= _SHOWN_CELLS:
                     yield f"    {problem}"
             if any(problem.reason == "is empty" for problem in finding.problems):

@@ -232,6 +232,7 @@ async def _end_children(client: PrefectClient, run: FlowRun) -> None:
     task_runs = await client.read_task_runs(
         task_run_filter=TaskRunFilter(
             flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]),
+            # Prefect 3.4 requires the name.
             state=TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=_ACTIVE)),
         )
     )

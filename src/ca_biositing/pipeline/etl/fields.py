@@ -63,7 +63,11 @@ _TRUTH_VALUES = (
 _DAY, _MONTH_NUMBER, _YEAR = "(0?[1-9]|[12][0-9]|3[01])", "(0?[1-9]|1[0-2])", "(19|20)[0-9]{2}"
 _TWO_DIGITS = "(0[1-9]|[12][0-9]|3[01])[./](0[1-9]|[12][0-9]|3[01])[./][0-9]{2}"
 _SHORT_MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
-_ANY_MONTH = f"({_SHORT_MONTH}|January|February|March|April|June|July|August|September|October|November|December)"
+_MONTH_NAMES = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+_ANY_MONTH = f"({_SHORT_MONTH}|{'|'.join(_MONTH_NAMES)})"
 # A day with its year, as spreadsheets show it in their formats. Names such as 1-2-3, 3.1.26 or 20260301 are not among
 # them: no spreadsheet shows a date so unless it is told to.
 _WHOLE_DATE = (
@@ -83,10 +87,6 @@ _CONVERTED = (
 _NUMBER = r"^[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 _WHOLE_NUMBER = r"^[0-9]{1,9}(\.0{1,9})?$"
 # A month's name, in full or its first three letters, which chrono reads.
-_MONTH_NAMES = (
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
-)
 _MONTH_NAME = f"(?i:{'|'.join(f'{name}|{name[:3]}' for name in _MONTH_NAMES)})"
 _MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 # Patterns of the accepted dates, with chrono's formats. Patterns are needed because %Y also accepts two digits.
