@@ -9,7 +9,6 @@ it waits for its threads, calls its exit handlers, and flushes its output.
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -245,7 +244,6 @@ def _begin(
     # Python seeds its own generator again in a fork; numpy does not.
     if numpy := sys.modules.get("numpy.random"):
         numpy.seed()
-    gc.unfreeze()
     module, _, name = function.partition(":")
     return partial(getattr(importlib.import_module(module), name), *arguments)
 
