@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefect.worker.biocirv")
 
+# What the API does in an outage that is not about credentials.
+SILENT = "does not answer"
 # The server refuses credentials after the API's password has changed, until a worker with the new one has taken over.
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 # The server, or a proxy before it, asks to come back later.
@@ -31,8 +33,8 @@ def outage(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         if error.response.status_code in _REFUSED:
             return "refuses"
-        return "does not answer" if error.response.is_server_error or error.response.status_code in _LATER else ""
-    return "does not answer" if isinstance(error, httpx.HTTPError | TimeoutError) else ""
+        return SILENT if error.response.is_server_error or error.response.status_code in _LATER else ""
+    return SILENT if isinstance(error, httpx.HTTPError | TimeoutError) else ""
 
 
 def reason(error: BaseException) -> str:

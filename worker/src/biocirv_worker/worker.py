@@ -26,7 +26,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 from pydantic import PrivateAttr
 
 from biocirv_worker import clock, crashes, engine, outbox, times
-from biocirv_worker.asides import Asides, outage
+from biocirv_worker.asides import SILENT, Asides, outage
 from biocirv_worker.flow_run import main as run_flow
 from biocirv_worker.internals import metrics, websockets
 from biocirv_worker.internals.polling import PollingWorker
@@ -168,15 +168,14 @@ class Worker(PollingWorker):
         return int(self.limiter.borrowed_tokens) if self.is_setup else 0
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Poll for flow runs and start them, unless the worker drains."""
-        if self.draining:
+        """Poll for flow runs and start them, unless the worker drains or still waits for its server."""
+        if self.draining or not self._has_work_pool():
             return []
         runs: list[FlowRun] = []
         # Prefect's loop exits after several errors, which would end the worker and its flow runs.
         with self._tolerate("Flow runs are not requested"):
             runs = await super().get_and_submit_flow_runs()
-            if self._has_work_pool():
-                self.polls.set()
+            self.polls.set()
         return runs
 
     def polling(self) -> AbstractContextManager[object]:
@@ -189,8 +188,9 @@ class Worker(PollingWorker):
             with self.tolerating("The worker pool is not read"), self._without_retries.model_copy():
                 await super().sync_with_backend()
         else:
-            # At the start, Prefect waits for a server.
-            await super().sync_with_backend()
+            # Any other error ends the start. Old versions of Prefect do not wait for a server.
+            with self._suppress_outages(silent_only=True):
+                await super().sync_with_backend()
 
     def tolerating(self, what: str) -> AbstractContextManager[bool | None]:
         """Return a context that suppresses errors of the body, which may return without an answer from the server."""
@@ -202,20 +202,24 @@ class Worker(PollingWorker):
 
         Any other error is logged once, with ``what`` did not happen.
         """
-        try:
+        with self._suppress_outages():
             with self._asides.each(what, what):
                 yield
+            if self._unreachable and known_by_return and what not in self._asides:
+                logger.warning("The API answers again")
+                self._unreachable = False
+
+    @contextmanager
+    def _suppress_outages(self, *, silent_only: bool = False) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             does = outage(error)
-            if not does:
+            if not does or (silent_only and does != SILENT):
                 raise
             if not self._unreachable:
                 logger.warning("The API %s the worker, which goes on asking: %s", does, error or type(error).__name__)
             self._unreachable = True
-        else:
-            if self._unreachable and known_by_return and what not in self._asides:
-                logger.warning("The API answers again")
-                self._unreachable = False
 
     def _has_work_pool(self) -> bool:
         try:
