@@ -27,16 +27,18 @@ DIRECTORY = "/srv/biocirv/sheets"
 # The directory of an analyst on the database's host, with a stand-in for ssh, which forwards a port there.
 ANALYST = "/root/analyst"
 SSH = """#!/usr/bin/python3
-import re, select, socket, sys
+import contextlib, re, select, socket, sys
 port, host, to = re.search(r"-N -L ([0-9]+):([0-9.]+):([0-9]+) ", " ".join(sys.argv) + " ").groups()
 with socket.create_server(("127.0.0.1", int(port))) as server:
     while True:
         near, far = server.accept()[0], socket.create_connection((host, int(to)))
         ends, data = {near: far, far: near}, b"-"
-        while data:
-            for end in select.select(ends, [], [])[0]:
-                data = end.recv(65536)
-                ends[end].sendall(data)
+        # An end that goes away ends its connection, not the tunnel.
+        with near, far, contextlib.suppress(OSError):
+            while data:
+                for end in select.select(ends, [], [])[0]:
+                    data = end.recv(65536)
+                    ends[end].sendall(data)
 """
 
 
