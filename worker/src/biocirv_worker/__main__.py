@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from biocirv_worker import prctl
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,6 +31,7 @@ _WATCHDOG_SECONDS = 10
 
 def main() -> int:
     """Run the command line; return the exit code."""
+    prctl.close_to_others()
     options = _parse()
     if options.release_link:
         _pin_release(options.release_link)

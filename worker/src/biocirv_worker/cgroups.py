@@ -100,10 +100,18 @@ def prepare(memory: str, tasks: str) -> Groups:
     for name in wanted.keys() - set(found):
         logger.warning("Flow runs have no limit of their own of %s: systemd does not delegate the controller", name)
     for group in unit.glob(f"{_RUN}*"):
-        if not Path("/proc", group.name.removeprefix(_RUN)).exists():
+        if not _is_alive(group.name.removeprefix(_RUN)):
             end(group)
     limits = {name: _limit(wanted[name], unit / f"{name}.max") if name in found else "" for name in wanted}
     return Groups(str(unit), limits["memory"], limits["pids"])
+
+
+def _is_alive(process: str) -> bool:
+    """Return whether a process of this account has the id; /proc does not show keepers, see prctl.close_to_others."""
+    with suppress(OSError, ValueError):
+        os.kill(int(process), 0)
+        return True
+    return False
 
 
 def _delegated() -> Path:

@@ -8,7 +8,6 @@ it waits for its threads, calls its exit handlers, and flushes its output.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -22,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from biocirv_worker import cgroups
+from biocirv_worker import cgroups, prctl
 from biocirv_worker.cgroups import Groups
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ _RESCAN_SECONDS = 0.1
 _SAID_BYTES = 4000
 # For the end of the output to arrive, after all that could write it has ended.
 _OUTPUT_SECONDS = 5
-# Options of prctl(2).
-_PARENT_DEATH_SIGNAL, _CHILD_SUBREAPER = 1, 36
 
 
 class _EndedError(Exception):
@@ -50,6 +47,7 @@ def main() -> None:
 
     Arguments: the descriptor of the socket, `forks` or `commands`, and the fields of ``cgroups.Groups``.
     """
+    prctl.close_to_others()
     control = socket.socket(fileno=int(sys.argv[1]))
     # Ctrl-C is for the worker, which tells its flow runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -90,7 +88,7 @@ def _keep(launcher: int, groups: Groups, request: int, channel: int) -> Callable
     """Start a flow run, and end with all that belongs to it; return only in the flow run's process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _raise_ended)
-    _prctl(_CHILD_SUBREAPER, 1)
+    prctl.adopt()
     with os.fdopen(request, "rb") as file:
         wanted = json.load(file)
     worker, keeper = socket.socket(fileno=channel), os.getpid()
@@ -169,14 +167,9 @@ def _raise_ended(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _end_with(parent: int, number: signal.Signals) -> None:
     """Let the kernel send this process a signal when its parent ends."""
-    _prctl(_PARENT_DEATH_SIGNAL, number)
+    prctl.get_signal_at_end_of_parent(number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None).prctl(option, value, 0, 0, 0):
-        raise OSError(f"prctl({option}, {value}) failed")
 
 
 def _wait(process: int) -> int:
@@ -226,6 +219,7 @@ def _begin(
     arguments: list[str],
 ) -> Callable[[], None]:
     """Make this process a fresh one: return what it is to run, or replace it by a command."""
+    prctl.open_to_others()
     # A process group of its own, so that its child processes can be killed with it.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
