@@ -55,33 +55,23 @@ def services(variables: dict[str, Any]) -> list[dict[str, Any]]:
     return [*listed, *other] if isinstance(other, list) else listed
 
 
-def account_of(unit: str, listed: list[dict[str, Any]]) -> str:
-    """Return the account of a unit, whose name is given without its suffix.
-
-    Raises SystemExit with the valid names if no service of that name has an account.
-    """
-    accounts = {
-        service["unit"].removesuffix(".service"): service["account"] for service in listed if "account" in service
-    }
-    if unit not in accounts:
-        sys.exit(f"No service {unit!r} with an account of its own: choose one of {', '.join(accounts)}.")
-    return str(accounts[unit])
+def check_account(unit: str, listed: list[dict[str, Any]]) -> None:
+    """Raise SystemExit with the valid names if no service of a name, given without its suffix, has an account."""
+    names = [service["unit"].removesuffix(".service") for service in listed if "account" in service]
+    if unit not in names:
+        sys.exit(f"No service {unit!r} with an account of its own: choose one of {', '.join(names)}.")
 
 
-def in_unit(unit: str, user: str, command: list[str], *, terminal: bool) -> list[str]:
-    """Return the command as a transient service with a unit's environment and release, run by the account `user`."""
+def in_unit(unit: str, command: list[str], *, terminal: bool) -> list[str]:
+    """Return the command as one that runs with a unit's account, variables and sandbox, and the active release."""
     return [
-        "systemd-run",
-        "--quiet",
-        "--collect",
-        "--wait",
+        "/opt/biocirv/bin/in-unit",
         "--pty" if terminal else "--pipe",
-        f"--uid={user}",
-        f"--property=EnvironmentFile=/etc/biocirv/{unit}.env",
-        "--working-directory=/opt/biocirv/current/app",
-        "--setenv=PATH=/opt/biocirv/current/env/bin:/usr/local/bin:/usr/bin:/bin",
-        # env searches the service's PATH for the program; systemd-run would search the host's.
+        unit,
+        "/opt/biocirv/current/app",
+        # env searches this PATH for the program; systemd-run would search the host's.
         "/usr/bin/env",
+        "PATH=/opt/biocirv/current/env/bin:/usr/local/bin:/usr/bin:/bin",
         *command,
     ]
 
@@ -143,8 +133,8 @@ def main() -> None:
     name, variables = hosts[0]
     command = arguments.command
     if arguments.unit:
-        user = account_of(arguments.unit, services(variables))
-        command = in_unit(arguments.unit, user, command, terminal=terminal)
+        check_account(arguments.unit, services(variables))
+        command = in_unit(arguments.unit, command, terminal=terminal)
     if arguments.journal is not None:
         units = arguments.journal.split() if arguments.journal else [each["unit"] for each in services(variables)]
         command = ["journalctl", "--no-hostname", *command, *(f"--unit={unit}" for unit in units)]

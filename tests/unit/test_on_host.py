@@ -12,16 +12,16 @@ from scripts import on_host
 from tests.services import SERVICES
 
 
-def test_a_unit_s_account_is_that_of_the_list_of_services() -> None:
+def test_services_of_the_platform_and_of_the_inventory_have_accounts() -> None:
     listed = on_host.services({"other_services": [{"unit": "exporter.service", "account": "exporter"}]})
     assert listed[:-1] == SERVICES
-    assert on_host.account_of("biocirv-migrations", listed) == "biocirv"
-    assert on_host.account_of("exporter", listed) == "exporter"
+    for unit in ("biocirv-migrations", "exporter"):
+        on_host.check_account(unit, listed)
 
 
 def test_a_unit_without_an_account_is_refused_with_those_that_have_one() -> None:
     with pytest.raises(SystemExit, match=r"No service 'nosuch' .* choose one of .*prefect-worker"):
-        on_host.account_of("nosuch", on_host.services({}))
+        on_host.check_account("nosuch", on_host.services({}))
 
 
 def test_journals_of_several_hosts_name_the_host(tmp_path: Path) -> None:

@@ -131,10 +131,10 @@ def test_hosts_mount_nothing(container: Container, tmp_path: Path) -> None:
     assert f"`make sheets SHEETS=folder INVENTORY={inventory}` copies" in message(refused)
 
 
-# Runs the check with this interpreter, in place of systemd with that of a release.
-SYSTEMD_RUN = f"""#!/bin/sh
-while [ "${{1#--}}" != "$1" ]; do shift; done
-shift
+# Runs the check with this interpreter, in place of the program that runs it as the worker. That one's arguments are
+# --pipe, the unit, a directory and the release's Python.
+IN_UNIT = f"""#!/bin/sh
+shift 4
 for argument; do
     [ "$before" != --at ] || export ETL_SOURCE_DIRECTORY="$argument"
     before=$argument
@@ -163,22 +163,20 @@ Copy = Callable[..., Done]
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
     """Return a function that runs the role's tasks here, as workers, each with a directory of its name."""
-    (tmp_path / "bin").mkdir()
     (tmp_path / "play.yml").write_text(PLAY, encoding="utf-8")
 
-    def run(
-        folder: object, *workers: str, systemd_run: str = SYSTEMD_RUN, check: bool = False, **variables: object
-    ) -> Done:
+    def run(folder: object, *workers: str, in_unit: str = IN_UNIT, check: bool = False, **variables: object) -> Done:
         hosts = {"prefect_worker": {"hosts": dict.fromkeys(workers or ["one"])}}
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts), encoding="utf-8")
         for worker in workers or ["one"]:
             (tmp_path / worker).mkdir(exist_ok=True)
-        (tmp_path / "bin/systemd-run").write_text(systemd_run, encoding="utf-8")
-        (tmp_path / "bin/systemd-run").chmod(0o755)
+        (tmp_path / "in-unit").write_text(in_unit, encoding="utf-8")
+        (tmp_path / "in-unit").chmod(0o755)
         given = {
             "sheets_folder": str(folder),
             "prefect_worker_sheets_directory": f"{tmp_path}/{{{{ inventory_hostname }}}}",
             "ansible_python_interpreter": sys.executable,
+            "__prefect_worker_in_unit": str(tmp_path / "in-unit"),
             "__prefect_worker_sheets_group": grp.getgrgid(os.getegid()).gr_name,
             **variables,
         }
@@ -187,7 +185,6 @@ def copy(tmp_path: Path) -> Copy:
             tmp_path / "hosts.yml",
             given,
             *["--check"] * check,
-            PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
             ETL_SOURCE="",
             TMPDIR=str(tmp_path),
         )
@@ -270,7 +267,7 @@ def test_sheets_have_no_check_mode(copy: Copy, tmp_path: Path) -> None:
 
 
 def test_an_application_without_a_check_gets_its_sheets(copy: Copy, tmp_path: Path) -> None:
-    done = copy(own_sheets(tmp_path / "sheets"), systemd_run=WITHOUT_CHECK)
+    done = copy(own_sheets(tmp_path / "sheets"), in_unit=WITHOUT_CHECK)
 
     assert done.returncode == 0, done.stdout
     assert "has no module ca_biositing.pipeline.check that checks sheets: they were copied only." in message(done)

@@ -144,11 +144,10 @@ class Platform:
         return f"biocirv:{self.password('prefect_api_password')}"
 
     def python(self, unit: str, code: str, **environment: str) -> CommandResult:
-        """Run Python code with the account, the environment and the release of a unit."""
+        """Run Python code with the account, the environment, the sandbox and the release of a unit."""
         words = [
-            *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--uid={unit}", "--working-directory=/"),
-            f"--property=EnvironmentFile=/etc/biocirv/{unit}.env",
-            *("env", *(f"{name}={value}" for name, value in environment.items()), PYTHON, "-c", code),
+            *("/opt/biocirv/bin/in-unit", "--pipe", unit, "/"),
+            *("/usr/bin/env", *(f"{name}={value}" for name, value in environment.items()), PYTHON, "-c", code),
         ]
         return self.host.run(" ".join(map(shlex.quote, words)))
 
