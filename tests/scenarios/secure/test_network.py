@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +100,41 @@ def test_of_all_ports_two_are_open(
     found = attacker.check_output(f"python3 /root/scan.py {platform.name} {limits.limit(SILENCE_SECONDS)}")
     note(f"open of ports 1-65535: {found} (in {time.monotonic() - begin:.1f} s); {another_service} is, on loopback")
     assert found.split() == ["443", "5432"]
+
+
+# Answers on the port of Prefect's server, and writes what it is told.
+LISTEN = """
+import socket
+with socket.create_server(("127.0.0.1", 4200)) as server:
+    while True:
+        with server.accept()[0] as client:
+            print(client.recv(65536), flush=True)
+"""
+
+
+def test_an_account_that_takes_the_server_s_port_is_told_no_password(platform: "Platform") -> None:
+    """While the server is stopped, its port is free; nginx would pass on what its clients send."""
+    listen = f"systemd-run --quiet --collect --unit=squatter --uid=nobody python3 -c {shlex.quote(LISTEN)}"
+    platform.host.check_output("systemctl stop prefect-server")
+    try:
+        platform.host.check_output(listen)
+        listening = "ss --no-header --listening --tcp --numeric 'sport = :4200'"
+        limits.wait_until(lambda: platform.host.check_output(listening) != "", "it listens", limits.ANSWER)
+        options = ("--request", "POST", "--data", "{}", "--output", "/dev/null", "--write-out", "%{http_code}")
+        assert platform.curl("/api/flows/filter", *options, auth=platform.auth_string).stdout == "504"
+        said = platform.host.check_output("journalctl --unit squatter --output cat --since -5min")
+        assert "POST" not in said
+        assert "Authorization" not in said
+    finally:
+        platform.host.check_output("systemctl stop squatter; systemctl start prefect-server")
+
+
+def test_the_server_s_own_port_is_the_proxy_s(platform: "Platform") -> None:
+    """Its documentation and its websockets would answer without a password there."""
+    ask = "curl --silent --output /dev/null --noproxy '*' --max-time 10 http://127.0.0.1:4200/docs"
+    assert platform.host.run(ask).rc == 0
+    for account in ("nobody", "prefect-worker", "biocirv", "postgres"):
+        assert platform.host.run(f"runuser --user {account} -- {ask}").rc == 7, account
 
 
 def test_without_the_firewall_there_would_be_no_more(platform: "Platform") -> None:
