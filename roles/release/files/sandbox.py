@@ -25,6 +25,7 @@ LockPersonality=true
 MemorySwapMax=0
 NoNewPrivileges=true
 PrivateDevices=true
+PrivateIPC=true
 PrivateTmp=true
 ProtectClock=true
 ProtectControlGroups=true
@@ -44,8 +45,10 @@ SystemCallArchitectures=native
 SystemCallErrorNumber=EPERM
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallFilter=~io_uring_setup io_uring_enter io_uring_register
 UMask=0022
 InaccessiblePaths=-/run/dbus -/run/systemd/private
+TemporaryFileSystem=/dev/shm:size=50%,mode=1777
 RuntimeMaxSec=3600
 TimeoutStopSec=5
 """

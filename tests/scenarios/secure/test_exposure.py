@@ -75,3 +75,18 @@ def test_each_service_has_an_account_of_its_own(platform: "Platform") -> None:
             continue
         account = platform.host.check_output("getent passwd %s", user)
         assert account.endswith(":/usr/sbin/nologin")
+
+
+def test_units_that_run_no_code_of_a_release_have_no_variables_of_it(platform: "Platform") -> None:
+    """PYTHONPATH, for example, would let its author be PostgreSQL's superuser."""
+    of_release = {"prefect-server", "prefect-worker", *(unit for unit, user in ACCOUNTS.items() if user == "biocirv")}
+    of_release.add("prefect-server-schema")
+    for unit in MOST:
+        files = platform.host.check_output("systemctl show --property=EnvironmentFiles --value %s", unit)
+        assert ("/opt/biocirv" in files) is (unit in of_release), (unit, files)
+
+
+def test_the_server_has_more_descriptors_than_the_proxy_has_connections(platform: "Platform") -> None:
+    limit = platform.host.check_output("systemctl show --property=LimitNOFILE --value prefect-server")
+    connections = platform.host.check_output("awk '$1 == \"worker_connections\" {print $2}' /etc/biocirv/nginx.conf")
+    assert int(limit) > int(connections.rstrip(";"))

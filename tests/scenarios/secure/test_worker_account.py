@@ -224,6 +224,49 @@ def test_no_flow_becomes_the_service(platform: "Platform") -> None:
     assert "taken" not in shown
 
 
+def test_no_flow_writes_to_the_worker_s_memory(platform: "Platform", attempt: Try) -> None:
+    """Nor to that of the launcher, whose forks the later flow runs are: they are closed, although of one account."""
+    for pid in platform.host.check_output("pgrep --full 'biocirv_worker'").split():
+        refused = attempt(f'ls /proc/{pid}/mem && python3 -c \'open("/proc/{pid}/mem", "r+b")\'')
+        assert refused.rc != 0
+        assert re.search("Permission denied|No such file or directory", refused.stdout), refused.stdout
+
+
+def test_a_flow_asks_systemd_for_nothing(platform: "Platform", attempt: Try) -> None:
+    """Where polkit is installed, an account may let processes of its own outlive its sessions, without a sandbox."""
+    platform.host.check_output("test -S /run/dbus/system_bus_socket")
+    manager = "org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager"
+    refused = attempt(f"ls /run/dbus; busctl call {manager} SetUserLinger ubb $(id --user) true false")
+    assert refused.rc != 0
+    assert "Permission denied" in refused.stdout, refused.stdout
+    assert platform.host.run("ls /var/lib/systemd/linger").stdout == ""
+
+
+def test_shared_memory_is_the_flows_own(platform: "Platform", attempt: Try) -> None:
+    """All that the host has would keep PostgreSQL from starting, and fail its parallel queries."""
+    made = attempt(
+        "ipcmk --shmem 4096 && ipcmk --semaphore 1 && head --bytes=1M /dev/zero >/dev/shm/probe && ls /dev/shm"
+    )
+    assert made.rc == 0, made.stdout
+    assert made.stdout.split()[-1] == "probe"
+    assert "prefect-worker" not in platform.host.check_output("ipcs")
+    assert platform.host.run("ls /dev/shm/probe").rc != 0
+
+
+IO_URING = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+parameters = ctypes.create_string_buffer(120)
+# io_uring_setup(2), the same number on all of Linux's newer platforms.
+descriptor = libc.syscall(425, 4, parameters)
+print(os.strerror(ctypes.get_errno()) if descriptor < 0 else "it has a ring")
+"""
+
+
+def test_no_socket_is_made_past_the_filter(attempt: Try) -> None:
+    assert attempt(f"python3 -c {shlex.quote(IO_URING)}").stdout.strip() == "Operation not permitted"
+
+
 def test_what_a_flow_leaves_is_not_run_by_the_next_worker(platform: "Platform", attempt: Try) -> None:
     """Neither as a module in the working directory, nor as a setting of Prefect, nor as a package of the account."""
     mark = "/var/lib/prefect-worker/was-run"
@@ -273,6 +316,17 @@ def test_the_worker_leaves_the_unit_s_cgroup_to_flow_runs(platform: "Platform") 
     assert platform.host.check_output(f"cat {group}/cgroup.procs") == ""
     journal = "journalctl --unit prefect-worker --output cat --since -1h"
     assert "have no cgroups of their own" not in platform.host.check_output(journal)
+
+
+def test_an_operator_s_shell_has_the_sandbox(platform: "Platform", attempt: Try) -> None:
+    """It obeys what flows have left in their home directory."""
+    made = attempt("echo 'grep --extended-regexp \"NoNewPrivs|Seccomp:\" /proc/self/status' >$HOME/.bashrc")
+    assert made.rc == 0, made.stdout
+    try:
+        shell = platform.host.run("/opt/biocirv/bin/in-unit --pipe prefect-worker / bash -i -c true")
+        assert re.findall(r"(\w+):\s+(\d)", shell.stdout) == [("NoNewPrivs", "1"), ("Seccomp", "2")], shell
+    finally:
+        attempt("rm $HOME/.bashrc")
 
 
 def test_the_metadata_of_a_cloud_is_not_for_services(platform: "Platform") -> None:
