@@ -86,8 +86,8 @@ def test_a_lost_disk_costs_milliseconds(inventory: Inventory, database: Host, le
 @pytest.mark.usefixtures("receiver")
 def test_without_its_variable_it_is_gone_with_its_slot(inventory: Inventory, database: Host) -> None:
     """A slot would hold WAL back for ever. The files that it has received stay."""
-    files = database.check_output(f"ls {DIRECTORY}")
     assert converge(inventory, "") > 0
+    files = database.check_output(f"ls {DIRECTORY}")
     assert psql(database, SLOTS) == ""
     assert not database.file(f"/etc/systemd/system/{UNIT}").exists
     assert database.check_output(f"ls {DIRECTORY}") == files != ""
