@@ -226,7 +226,9 @@ def test_no_flow_becomes_the_service(platform: "Platform") -> None:
 
 def test_no_flow_writes_to_the_worker_s_memory(platform: "Platform", attempt: Try) -> None:
     """Nor to that of the launcher, whose forks the later flow runs are: they are closed, although of one account."""
-    for pid in platform.host.check_output("pgrep --full 'biocirv_worker'").split():
+    pids = platform.host.check_output("pgrep --full '[b]iocirv_worker'").split()
+    assert len(pids) >= 2
+    for pid in pids:
         refused = attempt(f'ls /proc/{pid}/mem && python3 -c \'open("/proc/{pid}/mem", "r+b")\'')
         assert refused.rc != 0
         assert re.search("Permission denied|No such file or directory", refused.stdout), refused.stdout
