@@ -115,8 +115,7 @@ def test_unit_is_sandboxed(inventory: "Inventory", unit: str) -> None:
 @pytest.mark.parametrize("file", ["cpuinfo", "meminfo", "stat"])
 def test_flows_see_memory_and_processors(worker: Host, file: str) -> None:
     """psutil, and so Dask, reads these files."""
-    pid = properties(worker, "prefect-worker", "MainPID")["MainPID"]
-    assert worker.check_output("runuser --user prefect-worker -- cat %s", f"/proc/{pid}/root/proc/{file}")
+    assert worker.check_output("/opt/biocirv/bin/in-unit --pipe prefect-worker / cat %s", f"/proc/{file}")
 
 
 def test_the_server_leaves_idle_connections_to_the_proxy(server: Host) -> None:
