@@ -103,12 +103,12 @@ def test_the_database_refuses_connections(inventory: "Inventory", database: Host
 def test_migrations_fail(make: Make, server: Host) -> None:
     """A migration fails if its objects exist; here because the database records an earlier revision."""
     current = make('make exec-prefect-worker CMD="alembic current"')
-    assert "0003 (head)" in current, current
+    assert "0004 (head)" in current, current
     make("make access-db", "UPDATE alembic_version SET version_num = '0001'")
     assert server.run(on_page("systemctl start biocirv-migrations")).rc != 0
     assert "already exists" in make("make logs UNIT=biocirv-migrations")
     assert "0001" in make('make exec-prefect-worker CMD="alembic current"')
 
-    make("make access-db", "UPDATE alembic_version SET version_num = '0003'")
+    make("make access-db", "UPDATE alembic_version SET version_num = '0004'")
     server.check_output("systemctl start biocirv-migrations")
     assert make('make exec-prefect-worker CMD="alembic current"') == current

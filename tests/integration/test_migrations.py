@@ -18,10 +18,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 # The tables that each revision adds, oldest first.
-REVISIONS = {
+REVISIONS: dict[str, set[str]] = {
     "0001": {"primary_product", "analysis_types"},
     "0002": {"field_sample", "experiment", "observation", "etl_run", "rejected_row"},
     "0003": {"etl_worksheet", "unnamed_row", "row_history"},
+    "0004": set(),
 }
 TABLES = set().union(*REVISIONS.values())
 
@@ -89,6 +90,40 @@ def test_data_goes_up_and_down(engine: Engine, run: Run, source: Path) -> None:
     alembic(run, "upgrade", "head")
     again = load(PRIMARY_PRODUCTS, CsvFolder(source), engine)
     assert (again.inserted, again.updated) == (0, 0)
+
+
+def test_other_roles_only_read_the_history(engine: Engine, run: Run) -> None:
+    """A migration takes what the privileges of new tables gave them; after a downgrade the triggers write as before."""
+    writer = "writer_of_" + str(engine.url.database)
+    held = text(
+        "SELECT privilege_type FROM pg_class, aclexplode(relacl) WHERE relname = :table AND grantee = to_regrole(:role)"
+    )
+    change = "WITH named AS (INSERT INTO primary_product (name, name_key) VALUES ('x', 'x')) SELECT 1"
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {writer}"))
+        connection.execute(text(f"ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {writer}"))
+        connection.execute(text("ALTER DEFAULT PRIVILEGES GRANT INSERT ON TABLES TO PUBLIC"))
+    try:
+        for revision in ("head", "0003", "head"):
+            alembic(run, *(("downgrade", "0003") if revision == "0003" else ("upgrade", "head")))
+            with engine.begin() as connection:
+                history, product = (
+                    {*connection.execute(held, {"table": table, "role": writer}).scalars()}
+                    for table in ("row_history", "primary_product")
+                )
+                assert (history, product) == ({"SELECT"}, {"SELECT", "INSERT", "UPDATE", "DELETE"})
+                everyone = "SELECT has_table_privilege('public', 'row_history', 'INSERT')"
+                assert connection.execute(text(everyone)).scalar_one() is False
+                connection.execute(text(f"SET ROLE {writer}"))
+                connection.execute(text(change))
+                connection.execute(text("UPDATE primary_product SET name = name || 'x'"))
+                connection.execute(text("DELETE FROM primary_product"))
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM row_history")).scalar_one() == 6
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {writer}"))
+            connection.execute(text(f"DROP ROLE {writer}"))
 
 
 def test_a_forgotten_migration_is_noticed(engine: Engine, run: Run) -> None:

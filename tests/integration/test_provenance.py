@@ -339,9 +339,23 @@ def test_a_key_is_given_as_the_worksheet_has_it(
     assert bool(shown.out) != bool(shown.err)
 
 
+# A table of the session's own, in the place of PostgreSQL's list of owners: temporary tables come first, unless a
+# function says otherwise.
+FORGED_OWNER = (
+    "CREATE TEMPORARY TABLE pg_class (oid oid, relowner oid);"
+    " INSERT INTO pg_temp.pg_class SELECT 'public.row_history'::regclass, oid FROM pg_roles"
+    " WHERE rolname = current_user;"
+)
+WRITES = (
+    "INSERT INTO row_history (table_name, row_id, change, before) VALUES ('observation', 1, 'update', '{}')",
+    "UPDATE row_history SET changed_by = 'somebody'",
+    "DELETE FROM row_history",
+)
+
+
 @contextmanager
 def as_writer(engine: Engine, name: str) -> Iterator[Connection]:
-    """Connect with the privileges that roles/database gives to flows."""
+    """Connect with the privileges that roles/database gives to flows for other tables than the history."""
     with engine.connect() as connection:
         connection.execute(text(f"CREATE ROLE {name}"))
         for privileges in ("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES", "SELECT, USAGE ON ALL SEQUENCES"):
@@ -355,10 +369,9 @@ def as_writer(engine: Engine, name: str) -> Iterator[Connection]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT INTO row_history (table_name, row_id, change, before) VALUES ('observation', 1, 'update', '{}')",
-        "UPDATE row_history SET changed_by = 'somebody'",
-        "DELETE FROM row_history",
+        *WRITES,
         "TRUNCATE row_history",
+        *(f"{FORGED_OWNER} {write}" for write in WRITES),
         "ALTER TABLE row_history DISABLE TRIGGER ALL",
         "ALTER TABLE field_sample DISABLE TRIGGER ALL",
         "CREATE TEMPORARY TABLE mine (id int);"
@@ -391,3 +404,27 @@ def test_every_table_keeps_its_history(migrated_database: Engine) -> None:
                 "history_of_updates",
                 "history_of_deletions",
             }, dataset.name
+
+
+def test_no_function_finds_names_in_the_schema_of_temporary_tables(migrated_database: Engine) -> None:
+    """If this fails, give the function of your migration SET search_path = pg_catalog, pg_temp."""
+    query = "SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    with migrated_database.connect() as connection:
+        functions = connection.execute(text(query)).all()
+    assert {name for name, _ in functions} == {"changed_by_hand", "keep_history", "record_history", "refuse_change"}
+    assert [name for name, settings in functions if settings != ["search_path=pg_catalog, pg_temp"]] == []
+
+
+def test_tables_of_another_schema_keep_their_history(migrated_database: Engine) -> None:
+    with migrated_database.begin() as connection:
+        connection.execute(text('ALTER SCHEMA public RENAME TO "the Application"'))
+        connection.execute(text('SET search_path = "the Application"'))
+        connection.execute(
+            text("CREATE TABLE later (id int, updated_at timestamptz, changed_from int, row_number int)")
+        )
+        connection.execute(text("SELECT keep_history('later')"))
+        connection.execute(text("INSERT INTO later VALUES (1, NULL, 7, 8)"))
+        connection.execute(text("UPDATE later SET id = 2"))
+        changed = connection.execute(text("SELECT id, changed_from, updated_at IS NULL FROM later")).one()
+        kept = connection.execute(text("SELECT table_name, row_id, change FROM row_history")).all()
+    assert (tuple(changed), [tuple(row) for row in kept]) == ((2, None, False), [("later", 1, "update")])

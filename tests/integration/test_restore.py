@@ -173,15 +173,17 @@ def test_only_the_account_postgres_uses_these_logins(container: Container, login
     assert "Peer authentication failed" in said
 
 
-@pytest.mark.thorough
-def test_a_converge_runs_no_function_of_the_owner(container: Container, sql: Sql, tmp_path: Path) -> None:
-    """In the default search path, those with a name of PostgreSQL's and more fitting arguments take precedence."""
+@pytest.fixture
+def converge(container: Container, tmp_path: Path) -> Callable[[], list[str]]:
+    """Return a function that applies the script of roles/database, and returns the differences that it says."""
+    database = {"name": "it", "owner": "it_owner", "writers": ["it_writer"], "readers": ["it_reader"]}
+    logins = {"it_login": "it_owner", "it_flows": "it_writer", "it_monitor": "pg_monitor"}
     variables = {
         "ansible_managed": "",
-        "database_databases": [
-            {"name": "it", "owner": "it_owner", "readers": ["it_reader"], "extensions": ["pg_trgm"]}
+        "database_databases": [{**database, "monitors": ["pg_monitor"], "extensions": ["pg_trgm"]}],
+        "database_logins": [
+            {"name": name, "password": "p" * 16, "role": role, "connections": 5} for name, role in logins.items()
         ],
-        "database_logins": [{"name": "it_login", "password": "p" * 16, "role": "it_owner", "connections": 5}],
         "database_scram_key": "k" * 32,
         "__database_audit_of_others": "none",
     }
@@ -190,17 +192,43 @@ def test_a_converge_runs_no_function_of_the_owner(container: Container, sql: Sql
     environment = {**os.environ, "ANSIBLE_FILTER_PLUGINS": str(ROLES / "database/filter_plugins")}
     command += ["--extra-vars", f"@{ROLES}/database/defaults/main.yml", "--extra-vars", json.dumps(variables)]
     subprocess.run(command, check=True, capture_output=True, env=environment)
+    execute(container, f"cat > /tmp/access.sql <<'END'\n{script.read_text(encoding='utf-8')}\nEND\n")
+    apply = "psql -X -v apply=on -v retire=off -f /tmp/access.sql postgres"
+    return lambda: execute(container, apply, user="postgres").splitlines()
+
+
+@pytest.mark.thorough
+def test_a_converge_runs_no_function_of_the_owner(sql: Sql, converge: Callable[[], list[str]]) -> None:
+    """In the default search path, those with a name of PostgreSQL's and more fitting arguments take precedence."""
     sql(FUNCTIONS)
 
-    apply = f"cat > /tmp/access.sql <<'END'\n{script.read_text(encoding='utf-8')}\nEND\n"
-    execute(container, apply)
-    for _ in range(2):
-        said = execute(container, "psql -X -v apply=on -v retire=off -f /tmp/access.sql postgres", user="postgres")
+    assert converge()
+    said = converge()
 
     assert superusers(sql) == "postgres"
-    assert said == ""
+    assert said == []
     assert "pg_trgm" in sql("SELECT extname FROM pg_extension")
     assert sql("SELECT has_table_privilege('it_reader', 'plain', 'SELECT')") == "t"
+
+
+def test_flows_only_read_what_only_triggers_write(sql: Sql, converge: Callable[[], list[str]]) -> None:
+    """A converge knows such tables by their trigger; the next one finds nothing to do."""
+    converge()
+    sql("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TABLE history (id int); CREATE TABLE alembic_version (id int); CREATE TABLE plain (id int);
+        CREATE TRIGGER refuse_change BEFORE INSERT ON history EXECUTE FUNCTION refuse()
+    """)
+    tables = ["history", "alembic_version", "plain"]
+    writes = ", ".join(f"has_table_privilege('it_writer', '{table}', 'INSERT, UPDATE, DELETE')" for table in tables)
+    reads = ", ".join(f"has_table_privilege('it_writer', '{table}', 'SELECT')" for table in tables)
+    assert sql(f"SELECT {writes}") == "t|t|t"
+
+    changed = [f"table {table} of it for it_writer" for table in ("alembic_version", "history")]
+    assert converge() == changed
+
+    assert (sql(f"SELECT {writes}"), sql(f"SELECT {reads}")) == ("f|f|t", "t|t|t")
+    assert converge() == []
 
 
 # As in a drill and in a restoration, of the living database and of the copy.

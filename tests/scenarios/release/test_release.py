@@ -311,8 +311,8 @@ def test_another_environment_restarts_what_holds_it(
 
 
 def _next_migration(source: Path) -> None:
-    (source / "migrations/versions/0004_note.py").write_text(
-        '"""Note."""\nfrom alembic import op\nrevision = "0004"\ndown_revision = "0003"\n'
+    (source / "migrations/versions/0005_note.py").write_text(
+        '"""Note."""\nfrom alembic import op\nrevision = "0005"\ndown_revision = "0004"\n'
         'def upgrade():\n    op.execute("CREATE TABLE note (id int)")\n'
         'def downgrade():\n    op.execute("DROP TABLE note")\n',
         encoding="utf-8",
@@ -348,7 +348,7 @@ def _old_prefect(source: Path) -> str:
 
 def _failing_migration(source: Path) -> str:
     (source / "migrations/versions/0099_fails.py").write_text(
-        '"""Fails."""\nfrom alembic import op\nrevision = "0099"\ndown_revision = "0003"\n'
+        '"""Fails."""\nfrom alembic import op\nrevision = "0099"\ndown_revision = "0004"\n'
         'def upgrade():\n    op.execute("CREATE TABLE half (id int)")\n    op.execute("SELECT 1/0")\n',
         encoding="utf-8",
     )
@@ -423,7 +423,7 @@ def test_a_release_that_cannot_read_the_schema_is_not_rolled_back_to(
     assert failed.returncode != 0
     said = " ".join(failed.stdout.split())
     assert f"release {before} does not know the schema that the databases have by now" in said, failed.stdout
-    assert (current(server) != before, revision(database)) == (True, "0004")
+    assert (current(server) != before, revision(database)) == (True, "0005")
     journal = server.check_output("journalctl BIOCIRV_ACTION='go back' --output=json").splitlines()[-1]
     entry = json.loads(journal)
     assert (entry["BIOCIRV_RELEASE"], entry["BIOCIRV_RELEASE_BEFORE"]) == (current(server), before)
@@ -431,7 +431,7 @@ def test_a_release_that_cannot_read_the_schema_is_not_rolled_back_to(
         "playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true rollback_downgrade=true"
     )
     assert back.returncode == 0, back.stdout
-    assert (current(server), revision(database)) == (before, "0003")
+    assert (current(server), revision(database)) == (before, "0004")
 
 
 def test_a_way_back_past_the_schema_is_refused(
@@ -443,20 +443,20 @@ def test_a_way_back_past_the_schema_is_refused(
     deployed = deploy()
     assert deployed.returncode == 0, deployed.stdout
     second = current(server)
-    assert revision(database) == "0004"
-    dumps = "ls /var/lib/biocirv/dumps | grep -c 0004"
+    assert revision(database) == "0005"
+    dumps = "ls /var/lib/biocirv/dumps | grep -c 0005"
     before = int(server.run(dumps).stdout)
 
     refused = inventory.playbook("playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true")
 
     assert refused.returncode != 0
-    assert "biocirv_db is at 0004, it knows up to 0003" in " ".join(refused.stdout.split()), refused.stdout
+    assert "biocirv_db is at 0005, it knows up to 0004" in " ".join(refused.stdout.split()), refused.stdout
     assert current(server) == second
     back = inventory.playbook(
         "playbooks/rollback.yml", "--extra-vars", "rollback_confirmed=true rollback_downgrade=true"
     )
     assert back.returncode == 0, back.stdout
-    assert (current(server), revision(database)) == (first, "0003")
+    assert (current(server), revision(database)) == (first, "0004")
     assert int(server.run(dumps).stdout) == before + 1
 
 

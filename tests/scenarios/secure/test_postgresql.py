@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 # The connection limits of playbooks/group_vars.
 LIMITS = {"biocirv_user": 40, "biocirv_migrations": 5, "biocirv_reader": 10, "biocirv_monitor": 3, "prefect_user": 30}
 DATABASES = {"prefect_user": "prefect_db"}
+# A table of the session's own, in the place of PostgreSQL's list of owners, and what a flow would write then.
+FORGED_OWNER = (
+    "CREATE TEMPORARY TABLE pg_class (oid oid, relowner oid);"
+    " INSERT INTO pg_temp.pg_class SELECT 'public.row_history'::regclass, usesysid FROM pg_user"
+    " WHERE usename = current_user;"
+)
+WRITES = (
+    "INSERT INTO row_history (table_name, row_id, change, before) VALUES ('field_sample', 1, 'update', '{}')",
+    "UPDATE row_history SET changed_by = 'somebody'",
+    "DELETE FROM row_history",
+)
 
 
 def test_verified_tls_is_the_way_in(platform: "Platform", note: Callable[[str], None]) -> None:
@@ -151,7 +162,8 @@ def test_the_writer_writes(platform: "Platform") -> None:
         ("biocirv_user", "DROP TABLE primary_product", "must be owner of table primary_product"),
         ("biocirv_user", "ALTER TABLE primary_product ADD mine int", "must be owner of table primary_product"),
         ("biocirv_user", "TRUNCATE primary_product CASCADE", "permission denied for table "),
-        ("biocirv_user", "DELETE FROM row_history", "Only the triggers of tables write row_history"),
+        ("biocirv_user", "DELETE FROM row_history", "permission denied for table row_history"),
+        *(("biocirv_user", f"{FORGED_OWNER} {write}", "permission denied for table row_history") for write in WRITES),
         ("biocirv_user", "SET ROLE biocirv_owner", 'permission denied to set role "biocirv_owner"'),
         ("biocirv_user", "UPDATE alembic_version SET version_num = 'x'", "permission denied for table alembic_version"),
         ("biocirv_user", "DELETE FROM alembic_version", "permission denied for table alembic_version"),
