@@ -231,6 +231,59 @@ def test_flows_only_read_what_only_triggers_write(sql: Sql, converge: Callable[[
     assert converge() == []
 
 
+def test_a_converge_removes_settings_that_logins_made_of_themselves(
+    sql: Sql, converge: Callable[[], list[str]]
+) -> None:
+    """PostgreSQL cannot forbid them. Those of the platform come back."""
+    converge()
+    settings = (
+        "SELECT rolname, entry FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole,"
+        " unnest(setconfig) AS entry ORDER BY 1, 2"
+    )
+    ours = [
+        "it_flows|idle_in_transaction_session_timeout=1h",
+        "it_flows|lock_timeout=1h",
+        "it_flows|pgaudit.log=none",
+        "it_flows|temp_file_limit=20GB",
+        "it_login|role=it_owner",
+        "it_monitor|pgaudit.log=none",
+    ]
+    assert sql(settings).splitlines() == ours
+    for statement in (
+        "ALTER ROLE it_flows SET search_path = pg_temp",
+        "ALTER ROLE it_flows SET lock_timeout = 1",
+        "ALTER ROLE it_flows SET role = none",
+        "ALTER ROLE it_flows SET timezone = 'Asia/Tokyo'",
+        "ALTER ROLE it_flows IN DATABASE it SET default_transaction_read_only = on",
+        "ALTER ROLE it_flows IN DATABASE it SET lock_timeout = '1h'",
+    ):
+        sql(f"SET SESSION AUTHORIZATION it_flows; {statement}", login="postgres")
+
+    assert converge() == [
+        "setting lock_timeout of it_flows",
+        "setting of it_flows is not the platform's: TimeZone",
+        "setting of it_flows is not the platform's: default_transaction_read_only in it",
+        "setting of it_flows is not the platform's: lock_timeout in it",
+        "setting of it_flows is not the platform's: role",
+        "setting of it_flows is not the platform's: search_path",
+    ]
+
+    assert sql(settings).splitlines() == ours
+    assert converge() == []
+
+
+def test_a_monitor_makes_no_temporary_table(sql: Sql, converge: Callable[[], list[str]]) -> None:
+    """Nor does that of a platform whose converges gave the privilege."""
+    converge()
+    makes = ", ".join(f"has_database_privilege('{login}', 'it', 'TEMPORARY')" for login in ("it_monitor", "it_flows"))
+    assert sql(f"SELECT {makes}") == "f|t"
+    sql("GRANT TEMPORARY ON DATABASE it TO pg_monitor", login="postgres")
+    assert converge() == ["pg_monitor may connect to it"]
+    assert sql(f"SELECT {makes}") == "f|t"
+    assert sql("SELECT has_database_privilege('it_monitor', 'it', 'CONNECT')") == "t"
+    assert converge() == []
+
+
 # As in a drill and in a restoration, of the living database and of the copy.
 ASKED = {
     "revision": (cluster.REVISION, ""),

@@ -178,6 +178,11 @@ def test_the_writer_writes(platform: "Platform") -> None:
         ("biocirv_migrations", "TABLE pg_authid", "permission denied for table pg_authid"),
         ("biocirv_monitor", "TABLE primary_product", "permission denied for table primary_product"),
         ("biocirv_monitor", "CREATE TABLE mine ()", "permission denied for schema public"),
+        (
+            "biocirv_monitor",
+            "CREATE TEMPORARY TABLE mine ()",
+            "permission denied to create temporary tables in database",
+        ),
         ("prefect_user", "CREATE ROLE mine", "permission denied to create role"),
     ],
 )
