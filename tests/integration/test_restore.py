@@ -173,6 +173,23 @@ def test_only_the_account_postgres_uses_these_logins(container: Container, login
     assert "Peer authentication failed" in said
 
 
+def test_a_dump_waits_for_a_lock_and_then_names_the_table(container: Container, sql: Sql) -> None:
+    """Whoever writes a table can lock it for as long as a session lasts."""
+    sql("CREATE TABLE plain (id integer)")
+    script = (ROLES / "base/files/dump-database").read_text(encoding="utf-8").replace("=10min", "=1s")
+    lock = "(echo 'BEGIN; LOCK plain;'; exec sleep 600) | psql -XqU it_login it & holder=$!\n"
+    held = (
+        "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock' AND relation = 'plain'::regclass"
+    )
+    wait = f"""until [ "$(psql -AtXc "{held}" it)" = 1 ]; do sleep 0.1; done\n"""
+    dump = 'sh -c "$1" dump-database /dumps 5 2>&1 && exit 1\nkill $holder'
+
+    said = execute(container, f"cd / && export PGDATABASE=it\n{lock}{wait}{dump}", script, user="postgres")
+
+    assert "LOCK TABLE public.plain IN ACCESS SHARE MODE" in said
+    assert execute(container, "ls -A /dumps") == ""
+
+
 @pytest.fixture
 def converge(container: Container, tmp_path: Path) -> Callable[[], list[str]]:
     """Return a function that applies the script of roles/database, and returns the differences that it says."""

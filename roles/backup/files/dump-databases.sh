@@ -13,7 +13,8 @@ chown postgres "$directory"
 for database; do
     dump=$directory/$database-$time.dump
     # --file instead of a redirection: on standard output, pg_dump appends data that it should overwrite.
-    runuser --user postgres -- pg_dump --port="$port" --format=custom --file="$dump" "$database"
+    # Whoever writes a table can lock it for as long as a session lasts: then the dump fails, and names the table.
+    runuser --user postgres -- pg_dump --lock-wait-timeout=10min --port="$port" --format=custom --file="$dump" "$database"
     runuser --user postgres -- pg_restore --file=/dev/null "$dump"
     stat --format='%n %s' "$dump"
 done
