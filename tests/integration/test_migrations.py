@@ -1,12 +1,15 @@
 """The schema that the migrations create equals the models."""
 
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, text
+import pytest
+from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from ca_biositing.pipeline.etl.run import run as load
 from ca_biositing.pipeline.flows.field_sample import FIELD_SAMPLES
@@ -138,13 +141,16 @@ def test_a_forgotten_migration_is_noticed(engine: Engine, run: Run) -> None:
     assert "primary_product" in check.stderr + check.stdout
 
 
-def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path, run: Run, begun: bool) -> None:
     """One of them migrates, the other finds nothing to do."""
-    key = re.search(r"_UPGRADE_LOCK = (0x[0-9A-F]+)", (root / "migrations/env.py").read_text(encoding="utf-8"))
-    assert key
+    if begun:
+        run("-m", "alembic", "upgrade", "0001")
     with engine.begin() as connection:
-        # Neither of them starts before both wait for the lock.
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(key[1], 16)})
+        # Neither of them starts before both wait for the lock. Before the first migration, another one holds the name.
+        connection.execute(
+            text("LOCK alembic_version IN SHARE UPDATE EXCLUSIVE MODE" if begun else "CREATE TABLE alembic_version ()")
+        )
         upgrades = [
             subprocess.Popen(
                 [sys.executable, "-m", "alembic", "upgrade", "head"],
@@ -160,6 +166,8 @@ def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
             return waiting_connections(connection) == len(upgrades)
 
         limits.wait_until(both_wait, "both upgrades wait for the lock")
+        if not begun:
+            connection.rollback()
     logs = [upgrade.communicate()[1] for upgrade in upgrades]
 
     assert [upgrade.returncode for upgrade in upgrades] == [0, 0], "\n".join(logs)
@@ -167,12 +175,103 @@ def test_upgrades_at_once_do_not_collide(engine: Engine, root: Path) -> None:
     assert "primary_product" in inspect(engine).get_table_names()
 
 
+@pytest.fixture
+def hasty(root: Path, tmp_path: Path, run: Run) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs alembic with waits of a second in the place of those of env.py."""
+    shutil.copytree(root / "migrations", tmp_path / "migrations")
+    environment = tmp_path / "migrations/env.py"
+    waits = r'(?m)^(_\w+_WAIT) = "\w+"$'
+    text, changed = re.subn(waits, r'\1 = "1s"', environment.read_text(encoding="utf-8"))
+    assert changed == 2
+    environment.write_text(text, encoding="utf-8")
+    settings = (root / "alembic.ini").read_text(encoding="utf-8")
+    (tmp_path / "alembic.ini").write_text(
+        re.sub(r"(?m)^script_location = .*$", f"script_location = {tmp_path}/migrations", settings), encoding="utf-8"
+    )
+    return lambda *command: run("-m", "alembic", "--config", str(tmp_path / "alembic.ini"), *command)
+
+
+@pytest.fixture
+def reader(engine: Engine) -> Iterator[Engine]:
+    """Return an engine of a login that reads the tables of the test's database."""
+    name = "reader_of_" + str(engine.url.database)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD 'reader'"))
+        connection.execute(text(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {name}"))
+    login = engine.url.set(username=name, password="reader")  # noqa: S106 - of a database that is thrown away
+    yield create_engine(login, poolclass=NullPool, connect_args={"application_name": "a notebook"})
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP OWNED BY {name}"))
+        connection.execute(text(f"DROP ROLE {name}"))
+
+
+def test_a_reader_cannot_take_the_lock_of_upgrades(engine: Engine, run: Run, reader: Engine) -> None:
+    """It can hold each advisory lock, and each lock that a reader of the table can take."""
+    alembic(run, "upgrade", "0001")
+    with reader.begin() as connection:
+        # What upgrades waited for before.
+        connection.execute(text("SELECT pg_advisory_lock(x'62696F636972'::bigint)"))
+        connection.execute(text("LOCK TABLE alembic_version IN ACCESS SHARE MODE"))
+        alembic(run, "upgrade", "0002")
+    with reader.connect() as connection, pytest.raises(DBAPIError, match="InsufficientPrivilege"):
+        connection.execute(text("LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
+    assert "experiment" in inspect(engine).get_table_names()
+
+
+def test_a_reader_asks_for_the_revision(run: Run, reader: Engine) -> None:
+    """It needs no lock, and gets none."""
+    url = reader.url.render_as_string(hide_password=False)
+    for revision in ("", "0001"):
+        asked = run("-m", "alembic", "current", DATABASE_URL=url)
+        assert (asked.returncode, asked.stdout.strip()) == (0, revision), asked.stderr
+        alembic(run, "upgrade", "0001")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_wait_for_another_upgrade_ends_and_says_who(
+    engine: Engine, run: Run, hasty: Callable[..., subprocess.CompletedProcess[str]], begun: bool
+) -> None:
+    if begun:
+        alembic(run, "upgrade", "0001")
+    with engine.begin() as connection:
+        connection.execute(text("SET application_name = 'by hand'"))
+        connection.execute(
+            text("LOCK alembic_version IN SHARE UPDATE EXCLUSIVE MODE" if begun else "CREATE TABLE alembic_version ()")
+        )
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        refused = hasty("upgrade", "head")
+        connection.rollback()
+    assert refused.returncode != 0
+    said = " ".join(refused.stderr.split())
+    assert "another migration has the lock of the table alembic_version, for which this one waited 1s" in said, said
+    assert f"process {pid} of login postgres, application by hand (" in said
+    assert ", in a transaction since 20" in said
+    assert f"pg_terminate_backend({pid})" in said
+    assert "Traceback" not in said
+
+
+def test_a_migration_that_waits_for_a_table_says_who_reads_it(
+    engine: Engine, run: Run, reader: Engine, hasty: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    alembic(run, "upgrade", "0002")
+    with reader.begin() as connection:
+        connection.execute(text("SELECT count(*) FROM etl_run"))
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        refused = hasty("upgrade", "head")
+    assert refused.returncode != 0
+    said = " ".join(refused.stderr.split())
+    assert "a statement waited 1s for the lock of a table" in said, said
+    assert f"process {pid} of login {reader.url.username}, application a notebook (AccessShareLock of etl_run" in said
+    assert f"pg_terminate_backend({pid})" in said
+    assert "ALTER TABLE etl_run ADD COLUMN table_name" in said
+    assert "etl_worksheet" not in inspect(engine).get_table_names()
+
+
 def waiting_connections(connection: Connection) -> int:
-    """Return how many connections to this database wait for a lock of any kind."""
-    # Not from pg_stat_activity, which shows the same snapshot throughout a transaction.
-    waiting = "SELECT count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid "
-    where = "WHERE datname = current_database() AND NOT granted"
-    count: int = connection.execute(text(waiting + where)).scalar_one()
+    """Return how many connections to this PostgreSQL wait for a lock of any kind."""
+    # Not from pg_stat_activity, which shows the same snapshot throughout a transaction; and not of this database alone,
+    # because a transaction, which is waited for, has none.
+    count: int = connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one()
     return count
 
 

@@ -8,8 +8,9 @@ from uuid import UUID
 import polars as pl
 from sqlalchemy import Connection, Engine, delete, func, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
+from ca_biositing.datamodels.locks import holders, timed_out
 from ca_biositing.datamodels.models import EtlRun, RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.extract import ROW_NUMBER, frames, worksheets
@@ -19,6 +20,8 @@ from ca_biositing.pipeline.etl.validate import Validator
 from ca_biositing.pipeline.sources import Source
 
 Progress = Callable[[float, int], None]
+# How long a load waits for another one of its flow, and for the locks of rows.
+_LOCK_TIMEOUT = "10min"
 # The columns of etl_run, and of an accounting, that count rows: of the worksheets, and then of the table.
 COUNTS = ("read", "inserted", "updated", "unchanged", "rejected", "orphaned")
 
@@ -64,6 +67,10 @@ class TooManyRejectedError(Exception):
         self.run_id = run_id
 
 
+class FlowIsLockedError(Exception):
+    """Another session has held the lock of the flow for longer than a load waits for it; the message names it."""
+
+
 def run(
     dataset: Dataset,
     source: Source,
@@ -84,6 +91,7 @@ def run(
     Raises:
         ExtractError: a worksheet or a column is missing, or cannot be read.
         TooManyRejectedError: more rows were rejected than ``limit`` allows.
+        FlowIsLockedError: another session holds the lock, such as a run of the flow that takes longer than 10 minutes.
         sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or returns an error.
 
     """
@@ -113,9 +121,8 @@ def _begin(connection: Connection, flow: str, table: str, flow_run_id: UUID | No
     with connection.begin():
         # The server then detects a killed client during a statement, not only at its end.
         connection.execute(text("SET client_connection_check_interval = '1s'"))
-        connection.execute(text("SET lock_timeout = '10min'"))
-        # Held until the connection closes: while this run holds it, no other run of this flow is alive.
-        connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:flow, 0))"), {"flow": f"etl {flow}"})
+        connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
+        _lock(connection, flow)
         dead = EtlRun.flow == flow, EtlRun.status == "running"
         connection.execute(
             update(EtlRun)
@@ -134,6 +141,27 @@ def _begin(connection: Connection, flow: str, table: str, flow_run_id: UUID | No
         run_id = connection.execute(statement).scalar_one()
         connection.execute(delete(RejectedRow).where(RejectedRow.etl_run_id == run_id))
         return run_id
+
+
+def _lock(connection: Connection, flow: str) -> None:
+    key = f"etl {flow}"
+    try:
+        # Held until the connection closes: while this run holds it, no other run of this flow is alive.
+        connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"), {"key": key})
+    except DBAPIError as error:
+        if not timed_out(error):
+            raise
+        # Anyone who can connect can hold it, so the message has to say who does.
+        held = holders(
+            connection.engine,
+            "locktype = 'advisory' AND objsubid = 1"
+            " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(:key, 0)",
+            key=key,
+        )
+        raise FlowIsLockedError(
+            f"Nothing was loaded: another session has the lock of the flow {flow}, for which this run waited "
+            f"{_LOCK_TIMEOUT}. {held}"
+        ) from error
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from ca_biositing.datamodels.database import SettingsError, engine_from_environm
 from ca_biositing.datamodels.models import RejectedRow
 from ca_biositing.pipeline.etl.dataset import Dataset
 from ca_biositing.pipeline.etl.rejection_limits import limit_from_environment
-from ca_biositing.pipeline.etl.run import COUNTS, Accounting, TooManyRejectedError, run
+from ca_biositing.pipeline.etl.run import COUNTS, Accounting, FlowIsLockedError, TooManyRejectedError, run
 from ca_biositing.pipeline.sources import ExtractError, Source, SourceUnavailableError, source_from_environment
 
 _RETRY_DELAYS_SECONDS = [5.0, 20.0, 60.0]
@@ -80,7 +80,7 @@ def _load(dataset: Dataset) -> Accounting | State[Accounting]:
             limit=limit_from_environment(dataset.name),
             on_progress=_Progress(dataset.name),
         )
-    except (ExtractError, SettingsError) as error:
+    except (ExtractError, SettingsError, FlowIsLockedError) as error:
         return Failed(message=str(error), data=error)
     except DBAPIError as error:
         return Failed(message=f"The database refused or did not answer: {str(error.orig).strip()}", data=error)
