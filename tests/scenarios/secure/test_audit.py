@@ -98,6 +98,23 @@ def test_entries_of_other_accounts_are_not_shown(inventory: "Inventory", platfor
     assert mark not in shown.stdout
 
 
+def test_a_line_feed_hides_nothing(inventory: "Inventory", platform: "Platform") -> None:
+    """Neither the rest of a statement, nor what a login's name is followed by; and it forges no entry."""
+    login, mark = platform.login("biocirv_reader"), uuid.uuid4().hex[:12]
+    done = platform.psql(f"ALTER ROLE {login} /* {mark} */\n RESET work_mem", login)
+    assert done.rc == 0, done.stderr
+    forged = f"2026-11-30T09:00:00+00:00 host biocirv-audit[8]: rotate: {mark}"
+    refused = platform.psql("SELECT 1", f"'evil\n{forged}'", password="wrong")  # noqa: S106
+    assert refused.rc == 2, refused.stdout
+    platform.host.check_output("journalctl --sync")
+    shown = inventory.playbook("playbooks/audit.yml")
+    assert shown.returncode == 0, shown.stdout
+    lines = [line.strip() for line in shown.stdout.splitlines() if mark in line]
+    assert any(f"ALTER ROLE {login} /* {mark} */\\n RESET work_mem" in line for line in lines), lines
+    assert any(f"user=evil\\n{forged}" in line and "FATAL:" in line for line in lines), lines
+    assert not any(line.startswith("2026-11-30T09:00:00") for line in lines), lines
+
+
 def test_make_audit_shows_it(inventory: "Inventory", platform: "Platform", table: str) -> None:
     shown = inventory.playbook("playbooks/audit.yml")
     assert shown.returncode == 0, shown.stdout
