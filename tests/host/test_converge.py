@@ -141,8 +141,10 @@ PARTS = {
     "base": ("database", "timedatectl set-timezone Asia/Tokyo", "timedatectl show --property=Timezone --value"),
     "database": (
         "database",
-        PSQL.format("ALTER ROLE biocirv_monitor CONNECTION LIMIT 2"),
-        PSQL.format("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'biocirv_monitor'"),
+        PSQL.format(
+            "ALTER ROLE biocirv_monitor CONNECTION LIMIT 2; ALTER ROLE biocirv_monitor SET search_path = pg_temp"
+        ),
+        PSQL.format("SELECT rolconnlimit, rolconfig FROM pg_roles WHERE rolname = 'biocirv_monitor'"),
     ),
     "proxy": ("prefect_server", "echo '# harmed' >> /etc/biocirv/nginx.conf", "tail -n 1 /etc/biocirv/nginx.conf"),
     "deploy": ("prefect_worker", "ln -sfn releases/none /opt/biocirv/candidate", "readlink /opt/biocirv/candidate"),
