@@ -8,7 +8,7 @@ import pytest
 from tests.unit.playbooks import ROOT, ansible, messages, stand_ins, this_machine
 
 # Answers in place of the ETL's program, which tests/integration/test_provenance.py runs; it notes how it was called.
-SYSTEMD_RUN = """
+IN_UNIT = """
 echo "$*" >>{log}
 case "$*" in
 *"remove observation 77"*) echo "77: no such row of observation" >&2; exit 1;;
@@ -25,12 +25,13 @@ def remove(tmp_path: Path) -> Remove:
     """Return a function that runs the playbook, and returns its exit code and its messages."""
     path = stand_ins(
         tmp_path,
-        systemd_run=SYSTEMD_RUN.format(log=tmp_path / "calls"),
+        in_unit=IN_UNIT.format(log=tmp_path / "calls"),
         logger=f"cat >{tmp_path}/journal\n",
     )
     inventory = this_machine(tmp_path, "prefect_server")
     given = {
         "ansible_become": False,
+        "__migrations_in_unit": str(tmp_path / "bin/in-unit"),
         "database_address": "database.example",
         "database_port": 5432,
         "alternate_logins": [],

@@ -13,7 +13,7 @@ from tests.unit.playbooks import ROOT, ansible, messages, stand_ins, this_machin
 
 DUMP = "/var/lib/biocirv/removed-rows/biocirv_db-20240101T000000Z-0002.dump"
 # Answers in place of the database. It reads its input, as Ansible cannot write to a program that has ended.
-SYSTEMD_RUN = f"""
+IN_UNIT = f"""
 cat >/dev/null
 echo "biocirv_db on database.example:5432 (192.0.2.7)"
 echo "observation|3"
@@ -83,10 +83,11 @@ Remove = Callable[..., tuple[int, str]]
 def remove(pool: Pool, tmp_path: Path) -> Remove:
     """Return a function that runs the playbook, and returns its exit code and its messages."""
     logger = f"cat >/dev/null\ntest ! -e {tmp_path}/full\n"
-    path = stand_ins(tmp_path, systemd_run=SYSTEMD_RUN, logger=logger)
+    path = stand_ins(tmp_path, in_unit=IN_UNIT, logger=logger)
     inventory = this_machine(tmp_path, "prefect_server")
     given = {
         "ansible_become": False,
+        "__migrations_in_unit": str(tmp_path / "bin/in-unit"),
         "prefect_api_url": f"http://127.0.0.1:{pool.server_port}/api",
         "prefect_api_password": "secret",
         "prefect_work_pool": "pool",
