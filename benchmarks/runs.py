@@ -446,10 +446,10 @@ def bars(figures: dict[Worker, Figures]) -> Iterator[str]:
         middle, most = ({worker: bar[which] for worker, bar in expected.items()} for which in (0, 1))
         yield from lines(f"{name}, p50", lambda of_it, kind: of_it.middle(kind, "RUNNING"), middle, kind)
         yield from lines(f"{name}, p95", lambda of_it, kind: of_it.most(kind, "RUNNING"), most, kind)
-    at_most_half = dict.fromkeys((WITHOUT_FORKS, WITH_FORKS), "at most 0.5 of (a)")
-    yield from lines(f"burst of {BURST}, the best", lambda of_it, _: min(of_it.bursts), at_most_half, AT_ONCE)
-    for kind in (ONE_BY_ONE, AT_ONCE, MASTER_RUNS):
-        yield from lines(f"CPU per run, {kind}", Figures.cpu, {WITH_FORKS: "at most 0.3 of (a)"}, kind)
+    bursts = {WITHOUT_FORKS: "at most 0.5 of (a)", WITH_FORKS: "at most 0.3 of (a)"}
+    yield from lines(f"burst of {BURST}, the best", lambda of_it, _: min(of_it.bursts), bursts, AT_ONCE)
+    for kind, share in ((ONE_BY_ONE, 0.2), (AT_ONCE, 0.2), (MASTER_RUNS, 0.3)):
+        yield from lines(f"CPU per run, {kind}", Figures.cpu, {WITH_FORKS: f"at most {share} of (a)"}, kind)
 
 
 def _mb(size: int) -> str:
