@@ -30,6 +30,11 @@ _CONNECT_SECONDS = 30
 _REQUEST_SECONDS = 10
 
 
+def _is_true(record: logging.LogRecord) -> bool:
+    """Return whether a record of Prefect says something else than that events may be lost."""
+    return not str(record.msg).startswith("Unable to connect to")
+
+
 def do_without_websockets() -> None:
     """Let this process send its events by requests as soon as Prefect gives up connecting a websocket."""
     # One chooses the client, one passes over events for a client that it does not know, one makes clients for others.
@@ -46,6 +51,7 @@ class _EventsClient(PrefectEventsClient):
     _api: PrefectClient | None = None
 
     async def __aenter__(self) -> Self:
+        clients.logger.addFilter(_is_true)
         try:
             with anyio.fail_after(_CONNECT_SECONDS):
                 await super().__aenter__()
@@ -87,6 +93,3 @@ class _EventsClient(PrefectEventsClient):
         logger.warning("Events go by requests, because no websocket connects: %s", reason(error))
         self._api = await get_client().__aenter__()
         return self._api
-
-    def _log_connection_error(self, error: Exception) -> None:
-        """Do not say, as Prefect does, that events may be lost."""
