@@ -87,6 +87,12 @@ def scheduler(server: Host, database: Host, api: Api, inventory: Inventory) -> I
 def test_the_check_runs_beside_the_server(server: Host) -> None:
     assert properties(server, "prefect-schedules.timer", "ActiveState") == {"ActiveState": "active"}
     assert server.run("systemctl start prefect-schedules.service").rc == 0
+    # A server that does not answer is no failure of the check.
+    invocation = properties(server, "prefect-schedules.service", "InvocationID")["InvocationID"]
+    said = server.check_output(
+        "journalctl --sync; journalctl --output=cat --identifier=check-schedules _SYSTEMD_INVOCATION_ID=%s", invocation
+    )
+    assert said == "", said
 
 
 @pytest.mark.thorough
