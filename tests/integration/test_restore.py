@@ -167,6 +167,29 @@ END
     assert sql("SELECT has_table_privilege('it_owner', 'it_word', 'INSERT')") == "f"
 
 
+def test_a_table_of_a_superuser_stops_no_restoration(container: Container, sql: Sql) -> None:
+    """It is in the dump of what is replaced. The owner cannot make that dump, and is told what to do."""
+    sql("CREATE TABLE plain (id integer)")
+    execute(container, "cd / && pg_dump -Fc -f /tmp/it.dump it", user="postgres")
+    sql("CREATE TABLE by_hand (id integer); INSERT INTO by_hand VALUES (4711)", "it", "postgres")
+
+    as_owner = (
+        "cd / && PGDATABASE=it PGUSER=it_login /opt/biocirv/bin/dump-database /dumps 5 2>&1 && exit 1; ls -A /dumps"
+    )
+    said = execute(container, as_owner, user="postgres")
+    assert said.endswith(
+        "its owner may not read by_hand. As superuser, give each away:"
+        " ALTER TABLE name OWNER TO the role that owns the others."
+    ), said
+
+    restore(container, "/tmp/it.dump")  # noqa: S108 - in the container
+    assert sql("SELECT to_regclass('by_hand')") == ""
+    kept = execute(
+        container, "cd / && pg_restore --data-only --table=by_hand --file=- /dumps/it-*.dump", user="postgres"
+    )
+    assert "4711" in kept
+
+
 @pytest.mark.parametrize("login", ["postgres", "it_owner", "it_login"])
 def test_only_the_account_postgres_uses_these_logins(container: Container, login: str) -> None:
     said = execute(container, 'psql -U "$1" -d it -c "SELECT 1" 2>&1 || true', login, user="nobody")

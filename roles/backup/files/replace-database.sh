@@ -1,12 +1,12 @@
 #!/bin/sh
 # Dumps a database, renames it to <database>_replaced, and renames <database>_restored to <database>. Prints the dump's path.
 # Arguments: the directory of such dumps; the number of them to keep; PostgreSQL's port; the database's name; the login that assumes its
-# owner, for the dump. Run as postgres.
+# owner. Run as postgres, which also dumps tables that somebody has made as superuser.
 set -eu
 directory=$1 kept=$2 login=$5
 export PGPORT="$3" PGDATABASE="$4"
 cd /
-PGUSER=$login /opt/biocirv/bin/dump-database "$directory" "$kept"
+PGUSER=$login DUMP_USER=postgres /opt/biocirv/bin/dump-database "$directory" "$kept"
 export PGOPTIONS=-csearch_path=pg_catalog
 psql --no-psqlrc --quiet --output=/dev/null --set ON_ERROR_STOP=1 --single-transaction --dbname=postgres --file=- \
     --set database="$PGDATABASE" --set replaced="${PGDATABASE}_replaced" --set restored="${PGDATABASE}_restored" <<'SQL'
