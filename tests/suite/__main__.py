@@ -18,7 +18,7 @@ from rich.text import Text
 from tests import limits
 from tests.suite.parts import PARTS, quick
 from tests.suite.prefect import environment
-from tests.suite.results import JOURNAL_LINES, MESSAGE_LINES, Result, shortened
+from tests.suite.results import JOURNAL_LINES, MESSAGE_LINES, Result, shortened, spread
 from tests.suite.run import DIRECTORY, ROOT, Suite
 from tests.suite.screen import clock, console, counts, screen
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.suite.parts import Part
 
 # Listed again at the end, so that it stays visible.
-LISTED = 12
+LISTED = 16
 
 
 def main() -> int:
@@ -144,7 +144,7 @@ def _report(output: Console, results: list[Result], seconds: float) -> None:
         output.print(Text(f"  all of it: {(DIRECTORY / part).relative_to(ROOT)}/"))
     if failures:
         output.print("\nFailed:")
-        for part, failure in failures[:LISTED]:
+        for part, failure in spread(failures)[:LISTED]:
             first = (failure.message.strip().splitlines() or [""])[0]
             output.print(Text(f"  {part}: {failure.name}: {first[:150]}", "red"))
         if len(failures) > LISTED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,18 @@ def reason(output: str) -> str:
     # Omit facts that a result may contain beside its message.
     begin = next((number for number in range(last, end) if MESSAGE.match(lines[number])), last)
     return "\n".join([task.rstrip(" *"), lines[last], *lines[begin:end]][: 2 * MESSAGE_LINES])
+
+
+def spread(failures: list[tuple[str, Failure]]) -> list[tuple[str, Failure]]:
+    """Return failures with their parts, the first one of each file first: one fault may fail hundreds of cases."""
+    before: Counter[tuple[str, str]] = Counter()
+
+    def rank(failed: tuple[str, Failure]) -> int:
+        file = (failed[0], failed[1].name.partition("::")[0])
+        before[file] += 1
+        return before[file]
+
+    return sorted(failures, key=rank)
 
 
 def shortened(text: str, most: int) -> list[str]:

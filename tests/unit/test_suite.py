@@ -11,7 +11,7 @@ import pytest
 from tests import limits
 from tests.suite import run, screen
 from tests.suite.parts import Part, Step
-from tests.suite.results import Result, reason, shortened
+from tests.suite.results import Failure, Result, reason, shortened, spread
 
 CONVERGE = """\
 INFO     default ➜ create: Executing
@@ -126,3 +126,11 @@ def test_a_suite_that_is_stopped_ends_its_parts(number: signal.Signals, tmp_path
 def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
     lines = shortened("\n".join(map(str, range(100))), 10)
     assert lines == ["0", "1", "2", "3", "4", "... 91 lines more", "96", "97", "98", "99"]
+
+
+def test_one_fault_does_not_hide_another_from_the_last_lines() -> None:
+    """The first failure of each file comes first; a file's own failures stay in their order."""
+    names = ["a.py::one[1]", "a.py::one[2]", "a.py::two", "b.py::three", "b.py::four"]
+    failures = [("unit", Failure(name, "")) for name in names] + [("host", Failure("a.py::five", ""))]
+    found = [failure.name for _, failure in spread(failures)]
+    assert found == ["a.py::one[1]", "b.py::three", "a.py::five", "a.py::one[2]", "b.py::four", "a.py::two"]

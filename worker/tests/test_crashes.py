@@ -2,12 +2,14 @@
 
 import time
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import anyio
 import pytest
 from biocirv_worker import crashes
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Crashed
 
 
 class Server:
@@ -102,3 +104,26 @@ def test_children_are_ended_also_after_a_long_silence(monkeypatch: pytest.Monkey
         monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: begin + seconds)
         look(seen, server)
     assert server.ended == [server.runs[0].id]
+
+
+@pytest.mark.parametrize(
+    ("key", "env", "successor"),
+    [
+        (None, {}, "crash-retry-1-of-{id}"),
+        ("crash-retry-1-of-first", {}, "crash-retry-2-of-first"),
+        ("crash-retry-2-of-first", {}, None),
+        (None, {"CRASH_RETRIES": "0"}, None),
+        ("crash-retry-2-of-first", {"CRASH_RETRIES": "3"}, "crash-retry-3-of-first"),
+    ],
+)
+def test_a_flow_run_is_run_again_up_to_the_limit(key: str | None, env: dict[str, str], successor: str | None) -> None:
+    """The limit is two, and the deployment's own variable replaces it."""
+    run = FlowRun(
+        flow_id=uuid4(), deployment_id=uuid4(), idempotency_key=key, state=Crashed(), job_variables={"env": env}
+    )
+    client = AsyncMock()
+    client.read_flow_run_states.return_value = [run.state]
+    client.read_deployment.return_value.job_variables = {}
+    anyio.run(crashes._run_again, client, run, 2)
+    created = [call.kwargs["idempotency_key"] for call in client.create_flow_run_from_deployment.call_args_list]
+    assert created == ([] if successor is None else [successor.format(id=run.id)])
